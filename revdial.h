@@ -18435,15 +18435,19 @@ static void rvd_stream_pend_run_locked(revdial_session *s)
     rvd_stream_lock(s);
 }
 
-// All events of one read. The lock is released where the owner has to act before the rest.
-static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, size_t len)
+// All events of one read. On the loop the lock is released where the owner has to act before the
+// rest.
+//   read_us  when a thread has read it; 0: the loop has
+static void rvd_stream_feed_locked(revdial_session *s, const uint8_t *p, size_t len,
+                                   int64_t read_us)
 {
     size_t at = 0;
     while (at < len && s->state < RVD_STREAM_LINGER) {
-        ptrdiff_t used =
-            revdial_engine_input(s->engine, p + at, len - at, rvd_stream_shake_clock(s));
+        int64_t now_us = read_us ? read_us : rvd_stream_shake_clock(s);
+        ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, now_us);
         rvd_stream_events_locked(s);
-        if (s->pend || !rvd_base_link_is_alone(&s->dials_over)) rvd_stream_pend_run_locked(s);
+        if (!read_us && (s->pend || !rvd_base_link_is_alone(&s->dials_over)))
+            rvd_stream_pend_run_locked(s);
         if (used < 0) return;
         at += (size_t)used;
     }
@@ -18454,19 +18458,10 @@ static void rvd_stream_feed_locked(revdial_session *s, const unsigned char *p, s
 static void rvd_stream_feed_early(revdial_session *s, const unsigned char *p, size_t len)
 {
     rvd_stream_lock(s);
-    rvd_stream_feed_locked(s, p, len);
+    rvd_stream_feed_locked(s, p, len, 0);
     rvd_reader_loop_end(&s->reader);
     rvd_stream_unlock(s);
     rvd_stream_pend_run(s);
-}
-
-// The loop is about to read. Not while a thread does.
-static int rvd_stream_loop_claims(revdial_session *s)
-{
-    rvd_stream_lock(s);
-    int claimed = rvd_reader_loop_begin(&s->reader);
-    rvd_stream_unlock(s);
-    return claimed;
 }
 
 // A step of a transport's handshake may take milliseconds. Once a pass of the loop has spent its
@@ -18571,27 +18566,34 @@ static int rvd_stream_turn_is_over_locked(revdial_session *s, size_t n, int64_t 
 // The rest of a long frame goes past the engine.
 //   returns  1 if some of it did; 0 if nothing is there; -1: *most bytes are to be read, up to the
 //            end of a header if a long frame is likely to follow in a session that is up
-static int rvd_stream_take(revdial_session *s, size_t *most)
+static int rvd_stream_take_locked(revdial_session *s, size_t *most)
 {
     void *ud = NULL;
-    size_t left = 0, unread;
+    size_t unread;
     ptrdiff_t n = 0;
-    if (!s->header_reads) return -1;
+    if (!s->header_reads || !rvd_stream_is_up(s)) return -1;
+    size_t left = revdial_engine_coming_after(s->engine, &ud, &unread);
+    revdial_stream *st = ud;
+    if (st && st->take) n = st->take(st, left, unread);
+    if (n > 0) rvd_stream_events_locked(s);
+    if (n > 0) rvd_stream_flush_soon_locked(s);
+    if (n > 0 || n == -EAGAIN) return n > 0;
+    *most = rvd_base_min(*most, left + RVD_STREAM_HEADER);
+    return -1;
+}
+
+// The loop is about to read. Returns as the function above; 0 also while a thread reads.
+static int rvd_stream_loop_begin(revdial_session *s, size_t *most)
+{
+    int taken = 0;
     rvd_stream_lock(s);
-    int is_up = rvd_stream_is_up(s);
-    if (is_up && rvd_reader_loop_begin(&s->reader)) {
-        left = revdial_engine_coming_after(s->engine, &ud, &unread);
-        revdial_stream *st = ud;
-        if (st && st->take) n = st->take(st, left, unread);
-        if (n > 0) rvd_stream_events_locked(s);
-        if (n > 0) rvd_stream_flush_soon_locked(s);
-        rvd_reader_loop_end(&s->reader);
+    if (rvd_reader_loop_begin(&s->reader)) {
+        taken = rvd_stream_take_locked(s, most);
+        if (taken >= 0) rvd_reader_loop_end(&s->reader);
     }
     rvd_stream_unlock(s);
-    if (n == -EAGAIN) s->io.ready &= ~(unsigned)RVD_LOOP_READ;
-    if (n > 0 || n == -EAGAIN) return n > 0;
-    if (is_up) *most = rvd_base_min(*most, left + RVD_STREAM_HEADER);
-    return -1;
+    if (taken == 0) rvd_stream_wait_io(s, REVDIAL_WANT_READ);
+    return taken;
 }
 
 // After a read: is a long frame on its way? A few other ones may come in between.
@@ -18615,13 +18617,12 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
 {
     rvd_loop *loop = s->loop;
     revdial_err err;
-    ptrdiff_t n = REVDIAL_WANT_READ;
     size_t most = s->read_most;
-    int is_wanting, is_enough = 0, taken = rvd_stream_take(s, &most);
+    int is_enough = 0, taken = rvd_stream_loop_begin(s, &most);
     if (taken >= 0) return taken;
-    if (rvd_stream_loop_claims(s)) n = rvd_stream_recv(s, loop->buf, most, &err);
+    ptrdiff_t n = rvd_stream_recv(s, loop->buf, most, &err);
     int64_t begun_us = n > 0 ? rvd_sys_now_us() : 0;
-    is_wanting = rvd_transport_is_wanting(n);
+    int is_wanting = rvd_transport_is_wanting(n);
     rvd_stream_lock(s);
     if (s->state >= RVD_STREAM_LINGER && !is_wanting) {
         s->end.lingered += n > 0 ? (size_t)n : 0;
@@ -18630,7 +18631,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
         int was_handshake = s->state == RVD_STREAM_HANDSHAKE || s->state == RVD_STREAM_DEAD;
         s->handshake.has_said = 1;
         s->wakeups.holds = !is_last && n >= RVD_STREAM_BURST;
-        rvd_stream_feed_locked(s, loop->buf, (size_t)n);
+        rvd_stream_feed_locked(s, loop->buf, (size_t)n, 0);
         s->wakeups.holds = 0;
         rvd_stream_take_look_locked(s);
         if (was_handshake) rvd_base_wipe(loop->buf, (size_t)n);  // there was a secret in it
@@ -18780,27 +18781,14 @@ static int rvd_stream_may_drive_locked(revdial_session *s)
     return rvd_reader_may_begin(&s->reader, &s->heap);
 }
 
-// Bytes that a thread has read.
-static void rvd_stream_drive_feed_locked(revdial_session *s, const uint8_t *p, size_t len,
-                                         int64_t now_us)
-{
-    size_t at = 0;
-    while (at < len && s->state < RVD_STREAM_LINGER) {
-        ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, now_us);
-        rvd_stream_events_locked(s);
-        if (used < 0) return;
-        at += (size_t)used;
-    }
-}
-
 static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec *iov, ptrdiff_t n,
                                          int64_t now_us)
 {
     size_t own = n > 0 ? rvd_base_min((size_t)n, iov[0].iov_len) : 0;
     revdial_err err;
     if (n > 0) {
-        rvd_stream_drive_feed_locked(s, iov[0].iov_base, own, now_us);
-        rvd_stream_drive_feed_locked(s, iov[1].iov_base, (size_t)n - own, now_us);
+        rvd_stream_feed_locked(s, iov[0].iov_base, own, now_us);
+        rvd_stream_feed_locked(s, iov[1].iov_base, (size_t)n - own, now_us);
     } else if (n == 0) {
         revdial_engine_input(s->engine, NULL, 0, now_us);
         rvd_stream_events_locked(s);
@@ -19949,18 +19937,16 @@ static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *tex
     r->out_over = 1;
 }
 
-// Without memory the stream fails, on both ends: ending it quietly would look like EOF.
-static void rvd_relay_fail_memory(rvd_relay *r)
+// Fails on both ends: ending the stream quietly would look like EOF.
+static void rvd_relay_fail_both(rvd_relay *r, int reset, int code, const char *text)
 {
-    revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_INTERNAL);
-    rvd_relay_fail(r, REVDIAL_ENOMEM, 0, RVD_RELAY_NO_MEMORY);
+    revdial_engine_reset(r->session->engine, r->st->id, reset);
+    rvd_relay_fail(r, code, 0, text);
 }
 
-// Its owner has ended the way there before, and yet gives bytes for it.
-static void rvd_relay_fail_early(rvd_relay *r)
+static void rvd_relay_fail_memory(rvd_relay *r)
 {
-    revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_INTERNAL);
-    rvd_relay_fail(r, REVDIAL_ECLOSED, 0, "the stream was shut down before its first bytes");
+    rvd_relay_fail_both(r, REVDIAL_RESET_INTERNAL, REVDIAL_ENOMEM, RVD_RELAY_NO_MEMORY);
 }
 
 static void rvd_relay_moved(rvd_relay *r, int way, size_t n)
@@ -19981,8 +19967,8 @@ static size_t rvd_relay_read(rvd_relay *r)
         return 0;
     }
     if (room < 0) {
-        rvd_relay_in_become(r,
-                            RVD_RELAY_IN_LOST);  // told when what was received has been delivered
+        // Told when what was received has been delivered.
+        rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
         return 0;
     }
     got = rvd_sys_read(r->in.fd, at, (size_t)room);
@@ -20031,7 +20017,9 @@ static int rvd_relay_early(rvd_relay *r)
         ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, r->early + r->early_at,
                                            r->early_len - r->early_at);
         if (n == REVDIAL_ENOMEM) rvd_relay_fail_memory(r);
-        if (n == REVDIAL_ECLOSED) rvd_relay_fail_early(r);
+        if (n == REVDIAL_ECLOSED)  // its owner has ended the way there, and yet gives bytes for it
+            rvd_relay_fail_both(r, REVDIAL_RESET_INTERNAL, REVDIAL_ECLOSED,
+                                "the stream was shut down before its first bytes");
         if (n < 0 && r->state == RVD_RELAY_RUNNING) rvd_relay_in_become(r, RVD_RELAY_IN_LOST);
         if (n <= 0) return 0;
         r->early_at += (size_t)n;
@@ -20412,8 +20400,7 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
             rvd_relay_fail_stream(r, REVDIAL_ELOST);
         else if (r->why_text)
             rvd_relay_fail_socket(r, 0, NULL);
-        revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_TIMEOUT);
-        rvd_relay_fail(r, REVDIAL_ETIMEDOUT, 0, "idle for too long");
+        rvd_relay_fail_both(r, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT, "idle for too long");
         rvd_stream_flush_soon_locked(s);
         rvd_stream_unlock(s);
     }
@@ -20426,8 +20413,7 @@ static void rvd_relay_on_group_end(rvd_stream_guest *guest)
     rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
     revdial_session *s = r->session;
     rvd_stream_lock(s);
-    revdial_engine_reset(s->engine, r->st->id, REVDIAL_RESET_CANCEL);
-    rvd_relay_fail(r, REVDIAL_ECLOSED, 0, "closed here");
+    rvd_relay_fail_both(r, REVDIAL_RESET_CANCEL, REVDIAL_ECLOSED, "closed here");
     rvd_stream_unlock(s);
     if (r->tries < RVD_RELAY_HURRY_TRIES) r->tries = RVD_RELAY_HURRY_TRIES;
     rvd_loop_timer_stop(s->loop, &r->timer);
