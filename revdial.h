@@ -12784,20 +12784,17 @@ enum { RVD_SYS_PAGE = 4096 };  // at least; the system rounds up
 
 static const volatile unsigned char *rvd_sys_origin_page(void)
 {
-    unsigned char *page = NULL;
 #if defined(MADV_WIPEONFORK) && defined(MAP_ANONYMOUS)
-    void *at = RVD_SYS(mmap)(NULL, RVD_SYS_PAGE, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) return NULL;
-    page = at;
-    if (RVD_SYS(madvise)(at, RVD_SYS_PAGE, MADV_WIPEONFORK) == 0) {
+    unsigned char *page = RVD_SYS(mmap)(NULL, RVD_SYS_PAGE, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return NULL;
+    if (RVD_SYS(madvise)(page, RVD_SYS_PAGE, MADV_WIPEONFORK) == 0) {
         page[0] = 1;
-    } else {  // Linux before 4.14
-        munmap(at, RVD_SYS_PAGE);
-        page = NULL;
+        return page;
     }
+    munmap(page, RVD_SYS_PAGE);  // Linux before 4.14
 #endif
-    return page;
+    return NULL;
 }
 
 // This process, with one reference. NULL without memory.
@@ -17893,11 +17890,9 @@ static void rvd_stream_on_dead_locked(revdial_session *s, const revdial_event *e
 {
     rvd_stream_dead_locked(s);
     if (s->host->on_dead_locked) s->host->on_dead_locked(s, ev);
-    if (s->why.code) return;
-    if (rvd_stream_is_shaking(s))
-        rvd_stream_fail(&s->why, ev->code, 0, "the TLS handshake was not over in time");
-    else
-        rvd_stream_fail(&s->why, ev->code, 0, ev->text);
+    const char *late = "the TLS handshake was not over in time";
+    if (!s->why.code)
+        rvd_stream_fail(&s->why, ev->code, 0, rvd_stream_is_shaking(s) ? late : ev->text);
 }
 
 static void rvd_stream_on_event_locked(revdial_session *s, const revdial_event *ev)
@@ -18337,9 +18332,8 @@ static void rvd_stream_linger_locked(revdial_session *s)
     if (s->state != RVD_STREAM_LINGER || s->sending) return;
     // Without a transport that works there is nothing to say, but its own last word may be on its
     // way: why the handshake failed.
-    if (!is_mute && s->blocked) return;
-    if (!is_mute &&
-        (rvd_transport_holds(s->transport) || revdial_engine_output(s->engine, &rest, 1)))
+    if (!is_mute && (s->blocked || rvd_transport_holds(s->transport) ||
+                     revdial_engine_output(s->engine, &rest, 1)))
         return;  // the next flush goes on
     s->sending = 1;
     rvd_stream_unlock(s);
@@ -18996,11 +18990,9 @@ static void rvd_stream_kill_soon(revdial_session *s)
     rvd_stream_lock(s);
     s->end.is_brief = 1;
     // Last frames of a drain may still be on their way out: they get some seconds.
+    int64_t wait_us = s->state == RVD_STREAM_SAID ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
     if (s->state == RVD_STREAM_LINGER || s->state == RVD_STREAM_SAID)
-        rvd_loop_timer_set(s->loop, &s->timer,
-                           rvd_loop_now(s->loop) + (s->state == RVD_STREAM_SAID
-                                                        ? RVD_STREAM_HURRY_US
-                                                        : RVD_STREAM_LINGER_US));
+        rvd_loop_timer_set(s->loop, &s->timer, rvd_loop_now(s->loop) + wait_us);
     rvd_stream_unlock(s);
     revdial_session_kill(s);
 }
@@ -19309,9 +19301,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
 
 ptrdiff_t revdial_read(revdial_stream *st, void *buf, size_t len)
 {
-    struct iovec iov;
-    iov.iov_base = buf;
-    iov.iov_len = len;
+    const struct iovec iov = {.iov_base = buf, .iov_len = len};
     return revdial_readv(st, &iov, 1);
 }
 
@@ -19410,15 +19400,8 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
 
 ptrdiff_t revdial_write(revdial_stream *st, const void *buf, size_t len)
 {
-    struct iovec iov;
-    union {
-        const void *in;
-        void *out;
-    } p;
-    p.in = buf;
-    iov.iov_base = p.out;  // writev only reads it
-    iov.iov_len = len;
-    return revdial_writev(st, &iov, 1);
+    const struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
+    return revdial_writev(st, &iov, 1);  // which only reads it
 }
 
 int revdial_shutdown(revdial_stream *st, int how)
@@ -19855,7 +19838,6 @@ typedef struct rvd_relay {
     uint8_t is_split;    // `out` is there
     int tries;
     uint32_t tiny_pass;  // of the loop, in which it last wrote less than RVD_RELAY_TINY
-    uint8_t *early;
     size_t early_len, early_at;
     int64_t idle_us, moved_us;
     uint64_t moved[2];
@@ -19867,12 +19849,14 @@ typedef struct rvd_relay {
     const char *why_text;  // static; also while RUNNING, once the socket is broken
     void (*done)(void *ud, const uint64_t moved[2], const revdial_err *why);
     void *ud;
-    rvd_loop_io out[];  // one if it is another descriptor than `in`; -1 once that is closed
+    // One if it is another descriptor than `in`, -1 once that is closed; then the first bytes.
+    rvd_loop_io out[];
 } rvd_relay;
 
-static size_t rvd_relay_size(int is_split)
+// With the first bytes behind it.
+static size_t rvd_relay_size(int is_split, size_t early_len)
 {
-    return sizeof(rvd_relay) + (is_split ? sizeof(rvd_loop_io) : 0);
+    return sizeof(rvd_relay) + (is_split ? sizeof(rvd_loop_io) : 0) + early_len;
 }
 
 static int rvd_relay_has_out(const rvd_relay *r)
@@ -20013,8 +19997,9 @@ static size_t rvd_relay_splice(rvd_relay *r)
 
 static int rvd_relay_early(rvd_relay *r)
 {
+    const uint8_t *early = (const uint8_t *)&r->out[r->is_split];
     while (r->early_at < r->early_len) {
-        ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, r->early + r->early_at,
+        ptrdiff_t n = revdial_engine_write(r->session->engine, r->st->id, early + r->early_at,
                                            r->early_len - r->early_at);
         if (n == REVDIAL_ENOMEM) rvd_relay_fail_memory(r);
         if (n == REVDIAL_ECLOSED)  // its owner has ended the way there, and yet gives bytes for it
@@ -20237,8 +20222,7 @@ static void rvd_relay_free(rvd_relay *r)
     s->splicers -= (unsigned)r->is_splicer;
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
-    rvd_base_free(&s->heap, r->early, r->early_len);
-    rvd_base_free(&s->heap, r, rvd_relay_size(r->is_split));
+    rvd_base_free(&s->heap, r, rvd_relay_size(r->is_split, r->early_len));
     rvd_stream_unlock(s);
     rvd_stream_work_count(s->group->work, -1, -1);
     revdial_session_unref(s);
@@ -20487,17 +20471,10 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
 {
     revdial_session *s = st->session;
     const int is_split = ends->wfd != ends->rfd;
-    rvd_relay *r = rvd_base_alloc(&s->heap, rvd_relay_size(is_split));
+    rvd_relay *r = rvd_base_alloc(&s->heap, rvd_relay_size(is_split, opts->early_len));
     if (!r) return REVDIAL_ENOMEM;
-    if (opts->early_len) {
-        r->early = rvd_base_alloc(&s->heap, opts->early_len);
-        if (!r->early) {
-            rvd_base_free(&s->heap, r, rvd_relay_size(is_split));
-            return REVDIAL_ENOMEM;
-        }
-        memcpy(r->early, opts->early, opts->early_len);
-        r->early_len = opts->early_len;
-    }
+    r->early_len = opts->early_len;
+    if (r->early_len) memcpy(&r->out[is_split], opts->early, r->early_len);
     rvd_base_link_init(&r->guest.link);
     r->guest.end = rvd_relay_on_group_end;
     r->st = st;
