@@ -17169,14 +17169,6 @@ static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, in
     return rvd_sys_fail(err, REVDIAL_ELOST, (int)-n, NULL, "sending to the peer failed");
 }
 
-// Says to the peer that nothing more comes. Only the thread that is `sending` may call it.
-static int rvd_stream_send_end(revdial_session *s)
-{
-    int r = s->transport ? rvd_transport_finish(s->transport) : 0;
-    if (rvd_transport_is_wanting(r)) return r;
-    return rvd_sys_shutdown_wr(s->fd) < 0 ? REVDIAL_ELOST : REVDIAL_OK;
-}
-
 // Is the transport still in its handshake?
 static int rvd_stream_is_shaking(revdial_session *s)
 {
@@ -17243,7 +17235,6 @@ static int rvd_stream_is_on_loop(revdial_session *s)
 // After a call that may have queued output.
 static void rvd_stream_touch_locked(revdial_session *s)
 {
-    if (s->state == RVD_STREAM_DOWN) return;
     if (rvd_stream_on_loop_locked(s))
         rvd_stream_flush_soon_locked(s);
     else
@@ -18337,7 +18328,8 @@ static void rvd_stream_linger_locked(revdial_session *s)
         return;  // the next flush goes on
     s->sending = 1;
     rvd_stream_unlock(s);
-    r = rvd_stream_send_end(s);
+    r = s->transport ? rvd_transport_finish(s->transport) : 0;
+    if (!rvd_transport_is_wanting(r)) r = rvd_sys_shutdown_wr(s->fd) < 0 ? REVDIAL_ELOST : 0;
     rvd_stream_lock(s);
     s->sending = 0;
     if (rvd_transport_is_wanting(r)) {
@@ -18482,23 +18474,17 @@ static int rvd_stream_shake_waits(revdial_session *s)
     return 1;
 }
 
-// Has the peer said nothing, not even to the transport? Asked before that reads, until it has.
-static int rvd_stream_is_silent(revdial_session *s)
-{
-    uint8_t byte;
-    if (!s->handshake.has_shaken) s->handshake.has_shaken = rvd_sys_peek(s->fd, &byte, 1) > 0;
-    return !s->handshake.has_shaken;
-}
-
 // The transport's handshake. Returns 1 when bytes may move.
 static int rvd_stream_shake(revdial_session *s)
 {
     revdial_err err;
-    int r, is_silent, is_first = !s->handshake.has_shaken;
+    uint8_t byte;
+    int r, is_first = !s->handshake.has_shaken;
     if (!rvd_stream_is_shaking(s)) return 1;
     if (s->state >= RVD_STREAM_LINGER) return 0;
     if (rvd_stream_shake_waits(s)) return 0;
-    is_silent = rvd_stream_is_silent(s);
+    // Has the peer said nothing, not even to the transport? Asked before that reads, until it has.
+    if (is_first) s->handshake.has_shaken = rvd_sys_peek(s->fd, &byte, 1) > 0;
     int64_t begun_us = rvd_sys_now_us();
     if (is_first && s->handshake.waited_us && s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))
         r = rvd_stream_fail(&err, REVDIAL_ELOST, 0,
@@ -18512,7 +18498,7 @@ static int rvd_stream_shake(revdial_session *s)
         return 0;
     }
     // What the transport did not like has come after the look.
-    s->handshake.left_silent = is_silent && err.code == REVDIAL_ELOST;
+    s->handshake.left_silent = !s->handshake.has_shaken && err.code == REVDIAL_ELOST;
     rvd_stream_lock(s);
     rvd_stream_broken_locked(s, &err);
     rvd_stream_unlock(s);
@@ -18643,13 +18629,10 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
     rvd_stream_unlock(s);
     *waits = n == REVDIAL_WANT_WRITE;
     if (n <= 0) rvd_stream_wait_io(s, *waits ? REVDIAL_WANT_WRITE : REVDIAL_WANT_READ);
-    if (s->transport) return n > 0 && !is_enough;
     // A short read has emptied the socket; an end that came with it has its own edge or its mark.
-    if (n > 0 && (size_t)n < most && !s->wakeups.held &&
-        !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP))) {
+    if (!s->transport && n > 0 && (size_t)n < most && !s->wakeups.held &&
+        !(s->io.ready & (RVD_LOOP_EOF | RVD_LOOP_HUP)))
         s->io.ready &= ~(unsigned)RVD_LOOP_READ;
-        return 0;
-    }
     return n > 0 && !is_enough;
 }
 
@@ -19209,10 +19192,8 @@ int revdial_session_drain(revdial_session *s, int timeout_ms)
 static int rvd_stream_error_locked(revdial_stream *st, int code)
 {
     if (st->is_aborted) return REVDIAL_ECLOSED;
-    if (code == REVDIAL_ELOST && st->session->why.code == REVDIAL_ECLOSED) return REVDIAL_ECLOSED;
-    if (code == REVDIAL_ERESET && st->session->why.code == REVDIAL_ECLOSED && st->reset_code < 0)
-        return REVDIAL_ECLOSED;
-    return code;
+    int is_end = code == REVDIAL_ELOST || (code == REVDIAL_ERESET && st->reset_code < 0);
+    return is_end && st->session->why.code == REVDIAL_ECLOSED ? REVDIAL_ECLOSED : code;
 }
 
 // Sleeps until the stream moves: w says what is waited for, the rest of it is set here. Returns
@@ -19914,10 +19895,8 @@ static void rvd_relay_fail_stream(rvd_relay *r, ptrdiff_t code)
 static void rvd_relay_fail_socket(rvd_relay *r, ptrdiff_t error, const char *text)
 {
     revdial_engine_reset(r->session->engine, r->st->id, REVDIAL_RESET_CANCEL);
-    if (r->why_text)
-        rvd_relay_fail(r, REVDIAL_ESYS, r->why_sys, r->why_text);
-    else
-        rvd_relay_fail(r, REVDIAL_ESYS, (int)-error, text);
+    int sys = r->why_text ? r->why_sys : (int)-error;
+    rvd_relay_fail(r, REVDIAL_ESYS, sys, r->why_text ? r->why_text : text);
     r->out_over = 1;
 }
 
@@ -20013,20 +19992,21 @@ static int rvd_relay_early(rvd_relay *r)
     return 1;
 }
 
+// Sets the timer for what comes first: growing up, or having been idle for too long.
+static int rvd_relay_time(rvd_relay *r)
+{
+    int64_t after_us = r->is_young ? RVD_RELAY_YOUNG_US : r->idle_us;
+    if (r->idle_us && r->idle_us < after_us) after_us = r->idle_us;
+    return after_us ? rvd_loop_timer_set(r->session->loop, &r->timer, r->moved_us + after_us) : 0;
+}
+
 // From now on it may be idle for us at most. Returns 0, or an error without memory for a timer.
 static int rvd_relay_bound(rvd_relay *r, int64_t us)
 {
-    rvd_loop *loop = r->session->loop;
-    int64_t now = rvd_loop_now(loop);
     if (r->idle_us > 0 && r->idle_us <= us) return 0;
-    // A young one's timer comes sooner, and is set to this then.
-    if (!r->is_young || us < RVD_RELAY_YOUNG_US) {
-        int error = rvd_loop_timer_set(loop, &r->timer, now + us);
-        if (error < 0) return error;
-    }
     r->idle_us = us;
-    r->moved_us = now;
-    return 0;
+    r->moved_us = rvd_loop_now(r->session->loop);
+    return rvd_relay_time(r);
 }
 
 // The socket takes no more. What its other end has sent before is still there, an answer to a
@@ -20185,15 +20165,6 @@ static void rvd_relay_stream_over(rvd_relay *r)
         rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
 }
 
-// One direction is over, and the other may be silent for a time of its own. Without memory for a
-// timer that is not bounded; keepalive still is.
-static void rvd_relay_half_over(rvd_relay *r)
-{
-    int64_t us = (int64_t)r->half_ms * 1000;
-    r->half_ms = 0;
-    if (us > 0) rvd_relay_bound(r, us);
-}
-
 // Moves what can be moved. Loop thread, under the session's lock. Once over, rvd_relay_end() has to
 // run without it.
 static void rvd_relay_step_locked(rvd_relay *r)
@@ -20205,8 +20176,13 @@ static void rvd_relay_step_locked(rvd_relay *r)
     if (rvd_relay_has_reason(r)) rvd_relay_stream_over(r);
     if (r->state == RVD_RELAY_RUNNING && r->out_over && r->in_state == RVD_RELAY_IN_ENDED)
         rvd_relay_become(r, RVD_RELAY_OVER);
-    if (r->state == RVD_RELAY_RUNNING && (r->out_over || r->in_state == RVD_RELAY_IN_ENDED))
-        rvd_relay_half_over(r);
+    // One direction is over, and the other may be silent for a time of its own. Without memory for
+    // a timer that is not bounded; keepalive still is.
+    if (r->state == RVD_RELAY_RUNNING && r->half_ms > 0 &&
+        (r->out_over || r->in_state == RVD_RELAY_IN_ENDED)) {
+        rvd_relay_bound(r, (int64_t)r->half_ms * 1000);
+        r->half_ms = 0;
+    }
     rvd_stream_flush_soon_locked(r->session);
 }
 
@@ -20358,30 +20334,21 @@ static ptrdiff_t rvd_relay_take(revdial_stream *st, size_t len, size_t unread)
     return n;
 }
 
-// It has become old enough to outlive its peer.
-static void rvd_relay_grow_up(rvd_relay *r)
-{
-    r->is_young = 0;
-    rvd_sys_set_keepalive(r->in.fd, r->session->group->tcp_keepalive_ms);
-}
-
 static void rvd_relay_on_timer(rvd_loop_timer *t)
 {
     rvd_relay *r = RVD_BASE_OWNER(t, rvd_relay, timer);
     revdial_session *s = r->session;
-    int64_t now = rvd_loop_now(s->loop);
-    if (r->is_young) rvd_relay_grow_up(r);
-    if (r->state == RVD_RELAY_RUNNING && !r->idle_us) return;
-    if (r->state == RVD_RELAY_RUNNING && now - r->moved_us < r->idle_us) {
-        rvd_loop_timer_set(s->loop, t, r->moved_us + r->idle_us);
-        return;
-    }
+    // It is old enough to outlive its peer now.
+    if (r->is_young) rvd_sys_set_keepalive(r->in.fd, s->group->tcp_keepalive_ms);
+    r->is_young = 0;
     if (r->state == RVD_RELAY_RUNNING) {
+        if (!r->idle_us || rvd_loop_now(s->loop) - r->moved_us < r->idle_us) {
+            rvd_relay_time(r);
+            return;
+        }
         rvd_stream_lock(s);
-        if (r->st->reset_code >= 0)
-            rvd_relay_fail_stream(r, REVDIAL_ERESET);
-        else if (s->state >= RVD_STREAM_LINGER)
-            rvd_relay_fail_stream(r, REVDIAL_ELOST);
+        if (rvd_relay_has_reason(r))
+            rvd_relay_fail_stream(r, r->st->reset_code >= 0 ? REVDIAL_ERESET : REVDIAL_ELOST);
         else if (r->why_text)
             rvd_relay_fail_socket(r, 0, NULL);
         rvd_relay_fail_both(r, REVDIAL_RESET_TIMEOUT, REVDIAL_ETIMEDOUT, "idle for too long");
@@ -20419,14 +20386,6 @@ static void *rvd_relay_ud_of_locked(const revdial_stream *st,
 {
     rvd_relay *r = st->sink == rvd_relay_sink ? st->sink_ud : NULL;
     return r ? rvd_relay_runs_for(&r->guest, done) : NULL;
-}
-
-// Sets the timer for what comes first: growing up, or having been idle for too long.
-static int rvd_relay_time(rvd_relay *r)
-{
-    int64_t after_us = r->is_young ? RVD_RELAY_YOUNG_US : r->idle_us;
-    if (r->idle_us && r->idle_us < after_us) after_us = r->idle_us;
-    return after_us ? rvd_loop_timer_set(r->session->loop, &r->timer, r->moved_us + after_us) : 0;
 }
 
 // First thing on the loop thread.
