@@ -13353,13 +13353,10 @@ static int rvd_sys_resolve_verdict(int eai)
 //   missing  the message when there is no such host
 static void rvd_sys_resolve_fail(revdial_err *err, int error, const char *text, const char *missing)
 {
-    if (error == -ENOENT)
-        rvd_sys_fail(err, REVDIAL_ESYS, 0, text, missing);
-    else if (error == -EAGAIN)
-        rvd_sys_fail(err, REVDIAL_ESYS, 0, text,
-                     "cannot resolve the host: no name server gives an answer (DNS)");
-    else
-        rvd_sys_fail(err, REVDIAL_ESYS, -error, text, "cannot resolve the host");
+    const char *why = "cannot resolve the host: no name server gives an answer (DNS)";
+    int sys = error == -ENOENT || error == -EAGAIN ? 0 : -error;
+    if (error == -ENOENT) why = missing;
+    rvd_sys_fail(err, REVDIAL_ESYS, sys, text, sys ? "cannot resolve the host" : why);
 }
 
 // Asks the system's resolver.
@@ -13570,17 +13567,17 @@ static int rvd_sys_socket_tcp(int family)
     return rvd_sys_own(fd);
 }
 
-// May sockets of this process have that congestion control? Returns 0, or REVDIAL_EINVAL or
-// REVDIAL_ESYS with what there is in err.
+// May sockets of this process have that congestion control? NULL: the system's. Returns 0, or
+// REVDIAL_EINVAL or REVDIAL_ESYS with what there is in err.
 static int rvd_sys_congestion_check(const char *name, revdial_err *err)
 {
     char offered[128], why[220];
-    int r, fd = rvd_sys_socket_tcp(AF_INET);
-    if (fd < 0) {
-        rvd_sys_fail(err, REVDIAL_ESYS, -fd, NULL, "common.congestion: no socket to try it on");
-        return REVDIAL_ESYS;
-    }
-    r = rvd_sys_set_congestion(fd, name);
+    if (!name) return REVDIAL_OK;
+    int fd = rvd_sys_socket_tcp(AF_INET);
+    if (fd < 0)
+        return rvd_sys_fail(err, REVDIAL_ESYS, -fd, NULL,
+                            "common.congestion: no socket to try it on");
+    int r = rvd_sys_set_congestion(fd, name);
     rvd_sys_close(fd);
     if (r == 0) return 0;
     rvd_sys_congestion_list(offered, sizeof offered);
@@ -15913,8 +15910,7 @@ static rvd_transport *rvd_transport_new(rvd_heap *heap, const revdial_transport 
     if (w && pthread_mutex_init(&w->lock, NULL) == 0) {
         w->t = *t;
         w->next = 1;
-        w->heap.fn = heap->fn;
-        w->heap.ud = heap->ud;
+        w->heap = (rvd_heap){heap->fn, heap->ud, 0};
         w->state = t->do_handshake ? RVD_TRANSPORT_HANDSHAKE : RVD_TRANSPORT_OPEN;
         return w;
     }
@@ -17114,12 +17110,6 @@ static const char *rvd_stream_common_problem(const revdial_common *c)
     return NULL;
 }
 
-// And what only the system knows. Returns 0 or an error.
-static int rvd_stream_common_check(const revdial_common *c, revdial_err *err)
-{
-    return c->congestion ? rvd_sys_congestion_check(c->congestion, err) : REVDIAL_OK;
-}
-
 // ---- bytes of the socket, through its transport if there is one ----
 // Without the session's lock. Results are bytes, REVDIAL_WANT_*, or REVDIAL_E* with *err.
 
@@ -18302,13 +18292,9 @@ static void rvd_stream_close_locked(revdial_session *s)
     rvd_base_link_remove(&s->link);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->reader.lease);
-    // Somebody closed it behind our back: the number may be somebody else's by now.
-    if (s->why.sys == EBADF || s->why.sys == ENOTSOCK) {
-        rvd_loop_forget(s->loop, &s->io);
-    } else {
-        rvd_loop_remove(s->loop, &s->io);
-        rvd_sys_close_both(s->fd);
-    }
+    rvd_loop_forget(s->loop, &s->io);
+    // Unless somebody closed it behind our back: the number may be somebody else's by now.
+    if (s->why.sys != EBADF && s->why.sys != ENOTSOCK) rvd_sys_close_both(s->fd);
     s->pend |= RVD_STREAM_PEND_CLOSED;
     if (s->why.code == REVDIAL_EDRAINING) s->pend |= RVD_STREAM_PEND_DOWN;
 }
@@ -18870,15 +18856,13 @@ typedef struct rvd_stream_session_config {
 static int rvd_stream_session_transport(revdial_session *s, const rvd_stream_session_config *cfg,
                                         revdial_err *err)
 {
-    revdial_transport t;
-    int code;
+    revdial_transport t = {0};
     if (!cfg->tls && !cfg->transport) return REVDIAL_OK;
     if (cfg->transport) {
         t = *cfg->transport;
     } else {
-        memset(&t, 0, sizeof t);
         rvd_stream_fail(err, REVDIAL_ETLS, 0, "the transport cannot be set up");
-        code = cfg->tls->wrap(cfg->tls->ud, cfg->fd, cfg->tls_host, &t, err);
+        int code = cfg->tls->wrap(cfg->tls->ud, cfg->fd, cfg->tls_host, &t, err);
         if (code) return code;
     }
     s->transport = rvd_transport_new(&s->heap, &t, err);
@@ -19009,13 +18993,12 @@ static void rvd_stream_on_group_end(rvd_loop_task *task)
 static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *log,
                                   rvd_stream_work *work, const revdial_common *common)
 {
-    const char *congestion = common->congestion ? common->congestion : "";
     g->loop = loop;
     rvd_splice_pool_init(&g->pipes, loop);
     g->log = log;
     g->work = work;
     g->tcp_keepalive_ms = common->tcp_keepalive_ms;
-    RVD_BASE_JOIN(g->congestion, sizeof g->congestion, congestion);
+    RVD_BASE_JOIN(g->congestion, sizeof g->congestion, common->congestion);
     rvd_sys_mask_get(&g->mask);
     g->end.run = rvd_stream_on_group_end;
     rvd_base_link_init(&g->sessions);
@@ -25224,7 +25207,7 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
 {
     const char *problem = rvd_proxy_config_problem(cfg);
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
-    int code = rvd_stream_common_check(&cfg->common, err);
+    int code = rvd_sys_congestion_check(cfg->common.congestion, err);
     if (code) return code;
     if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
         return REVDIAL_EINVAL;
@@ -28219,7 +28202,7 @@ static int rvd_agent_config_check(const revdial_agent_config *cfg, revdial_err *
     const char *problem = rvd_agent_config_problem(cfg);
     rvd_sys_endpoint e;
     if (problem) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
-    int code = rvd_stream_common_check(&cfg->common, err);
+    int code = rvd_sys_congestion_check(cfg->common.congestion, err);
     if (code) return code;
     code = rvd_agent_labels_check(cfg, err);
     if (code) return code;
