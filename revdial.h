@@ -16943,7 +16943,7 @@ struct revdial_session {
     // Set before start, then read-only.
     const rvd_stream_host *host;
     void *owner;             // the proxy or agent; lives until `work` is done
-    void *member;            // what the owner keeps of this session; lives as long as it does
+    void *member;            // what the owner keeps of this session, in the block behind it
     rvd_sys_origin *origin;  // holds a reference
     rvd_stream_group *group;
     rvd_loop *loop;  // the group's
@@ -17182,12 +17182,10 @@ void revdial_session_unref(revdial_session *s)
     rvd_reader_free(&s->reader, &s->heap);
     pthread_mutex_destroy(&s->lock);
     rvd_base_wipe(s->member, s->host->member_size);
-    rvd_base_free(&s->heap, s->member, s->host->member_size);
+    rvd_transport_free(&s->heap, s->transport);
     rvd_sys_origin *origin = s->origin;
     rvd_heap heap = s->heap;
-    heap.live_bytes = sizeof *s + (s->transport ? sizeof *s->transport : 0);
-    rvd_transport_free(&heap, s->transport);
-    rvd_base_free(&heap, s, sizeof *s);
+    rvd_base_free(&heap, s, sizeof *s + s->host->member_size);
     rvd_sys_origin_unref(origin);
 }
 
@@ -18904,18 +18902,17 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
                                                revdial_err *err)
 {
     rvd_heap heap = {cfg->engine->alloc, cfg->engine->alloc_ud, 0};
-    revdial_session *s = rvd_base_alloc(&heap, sizeof *s);
+    const size_t size = sizeof(revdial_session) + cfg->host->member_size;
+    revdial_session *s = rvd_base_alloc(&heap, size);
     if (!s) return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a session");
-    s->member = rvd_base_alloc(&heap, cfg->host->member_size);
-    s->engine = s->member ? revdial_engine_new(cfg->engine, rvd_sys_now_us(), err) : NULL;
+    s->engine = revdial_engine_new(cfg->engine, rvd_sys_now_us(), err);
     if (!s->engine || pthread_mutex_init(&s->lock, NULL)) {
-        if (!s->member) rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a session");
         if (s->engine) rvd_stream_fail(err, REVDIAL_ESYS, 0, "no mutex for a session");
         revdial_engine_free(s->engine);
-        rvd_base_free(&heap, s->member, cfg->host->member_size);
-        rvd_base_free(&heap, s, sizeof *s);
+        rvd_base_free(&heap, s, size);
         return NULL;
     }
+    s->member = s + 1;
     atomic_init(&s->refs, 1);
     s->heap = heap;
     s->host = cfg->host;
@@ -19019,11 +19016,6 @@ static void rvd_stream_group_end(rvd_stream_group *g)
 
 // ---- the application's calls on a session ----
 
-static size_t rvd_stream_memory_locked(const revdial_session *s, const revdial_engine_info *info)
-{
-    return info->memory_bytes + s->heap.live_bytes + sizeof *s;
-}
-
 void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
 {
     revdial_engine_info info;
@@ -19036,7 +19028,7 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
                  : s->state == RVD_STREAM_DRAINING ? REVDIAL_DRAINING
                                                    : REVDIAL_DOWN;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
-    size_t memory = rvd_stream_memory_locked(s, &info);
+    out->memory_bytes = info.memory_bytes + s->heap.live_bytes;
     rvd_stream_unlock(s);
     out->id = s->id;
     RVD_BASE_JOIN(out->name, sizeof out->name, s->name);
@@ -19052,7 +19044,6 @@ void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
     out->age_ms = (rvd_sys_now_us() - s->start_us) / 1000;
     out->queued_bytes = info.output_bytes;
     out->unread_bytes = info.buffered_bytes;
-    out->memory_bytes = memory;
     out->streams_reset = info.streams_reset;
     out->credit_waits = info.credit_waits;
     out->streams_refused = info.streams_refused;
@@ -19076,7 +19067,7 @@ static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
     revdial_engine_info info;
     rvd_stream_lock(s);
     revdial_engine_get_info(s->engine, &info);
-    out->memory_bytes += rvd_stream_memory_locked(s, &info);
+    out->memory_bytes += info.memory_bytes + s->heap.live_bytes;
     rvd_stream_unlock(s);
     out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
     rvd_stream_stats_count(out, &info);
