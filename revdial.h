@@ -13719,7 +13719,19 @@ static int rvd_sys_close_both(int fd)
 
 // ---- moving bytes ----
 
-// All four work on sockets and on pipes; -EAGAIN: not now.
+// How many bytes vectors have. -EINVAL: a negative count, or more bytes than a call can return.
+static ptrdiff_t rvd_sys_iov_len(const struct iovec *iov, int count)
+{
+    size_t total = 0;
+    if (count < 0) return -EINVAL;
+    for (int i = 0; i < count; i++) {
+        if (iov[i].iov_len > RVD_BASE_LEN_MAX - total) return -EINVAL;
+        total += iov[i].iov_len;
+    }
+    return (ptrdiff_t)total;
+}
+
+// The rest works on sockets and on pipes; -EAGAIN: not now.
 
 // write(2) has no MSG_NOSIGNAL. So SIGPIPE is blocked in this thread around it, and the one that
 // the write raised is taken back; one that was pending before is somebody else's and stays.
@@ -16048,13 +16060,6 @@ static size_t rvd_transport_make_room(rvd_transport *w, size_t len)
     return w->bulk ? RVD_TRANSPORT_BULK : RVD_TRANSPORT_RECORD;
 }
 
-static size_t rvd_transport_len(const struct iovec *iov, int count)
-{
-    size_t len = 0;
-    for (int i = 0; i < count; i++) len += iov[i].iov_len;
-    return len;
-}
-
 // Takes bytes from vectors, behind the first `skip` of them, up to `room`. Returns how many.
 static size_t rvd_transport_gather(rvd_transport *w, const struct iovec *iov, int count,
                                    size_t skip, size_t room)
@@ -16072,7 +16077,7 @@ static size_t rvd_transport_gather(rvd_transport *w, const struct iovec *iov, in
 // Another thread is in the transport, and what there is to write is not worth waiting for it.
 static int rvd_transport_is_busy(rvd_transport *w, const struct iovec *iov, int count)
 {
-    if (rvd_transport_len(iov, count) > RVD_TRANSPORT_BRIEF) return 0;
+    if (rvd_sys_iov_len(iov, count) > RVD_TRANSPORT_BRIEF) return 0;
     if (pthread_mutex_trylock(&w->lock)) return 1;
     pthread_mutex_unlock(&w->lock);
     return 0;
@@ -16084,7 +16089,7 @@ static int rvd_transport_is_busy(rvd_transport *w, const struct iovec *iov, int 
 static ptrdiff_t rvd_transport_write(rvd_transport *w, const struct iovec *iov, int count,
                                      size_t piece, revdial_err *err)
 {
-    size_t taken = 0, len = rvd_transport_len(iov, count);
+    size_t taken = 0, len = (size_t)rvd_sys_iov_len(iov, count);
     if (rvd_transport_state(w) == RVD_TRANSPORT_HANDSHAKE) return REVDIAL_WANT_READ;
     ptrdiff_t n = rvd_transport_push(w, err);
     while (n == 0 && taken < rvd_base_min(len, RVD_TRANSPORT_BULK)) {
@@ -18623,7 +18628,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
 static void rvd_stream_on_io(rvd_loop_io *io)
 {
     revdial_session *s = RVD_BASE_OWNER(io, revdial_session, io);
-    int rounds = 0, open, is_shaken, waits = 0;
+    int rounds = 0, is_shaken, waits = 0;
     int64_t used_us = 0;
     revdial_session_ref(s);
     is_shaken = rvd_stream_shake(s);
@@ -18640,9 +18645,8 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     }
     rvd_stream_release_held(s);
     rvd_stream_pend_run(s);
-    open = io->slot != 0 && !waits;
-    if (rvd_stream_is_shaking(s)) open = 0;
-    if (open && io->ready & RVD_LOOP_READ) rvd_loop_again(s->loop, io);
+    int is_open = io->slot && !waits && !rvd_stream_is_shaking(s);
+    if (is_open && io->ready & RVD_LOOP_READ) rvd_loop_again(s->loop, io);
     revdial_session_unref(s);
 }
 
@@ -19199,19 +19203,6 @@ static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w
     return r == -ETIMEDOUT ? REVDIAL_ETIMEDOUT : 0;
 }
 
-// How many bytes the vectors have. REVDIAL_EINVAL: a negative count, or more bytes than a call can
-// return.
-static ptrdiff_t rvd_stream_iov_len(const struct iovec *iov, int count)
-{
-    size_t total = 0;
-    if (count < 0) return REVDIAL_EINVAL;
-    for (int i = 0; i < count; i++) {
-        if (iov[i].iov_len > RVD_BASE_LEN_MAX - total) return REVDIAL_EINVAL;
-        total += iov[i].iov_len;
-    }
-    return (ptrdiff_t)total;
-}
-
 static ptrdiff_t rvd_stream_read_locked(revdial_stream *st, const struct iovec *iov, int count)
 {
     ptrdiff_t total = 0;
@@ -19231,7 +19222,7 @@ ptrdiff_t revdial_readv(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t n;
     int first = 0;
-    if (rvd_stream_iov_len(iov, count) <= 0) return REVDIAL_EINVAL;  // 0 would look like EOF
+    if (rvd_sys_iov_len(iov, count) <= 0) return REVDIAL_EINVAL;  // 0 would look like EOF
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     rvd_stream_lock(s);
     for (;;) {
@@ -19324,7 +19315,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
     revdial_session *s = st->session;
     ptrdiff_t done = 0, n;
     int has_turn, waits = 0;
-    if (rvd_stream_iov_len(iov, count) < 0) return REVDIAL_EINVAL;
+    if (rvd_sys_iov_len(iov, count) < 0) return REVDIAL_EINVAL;
     if (rvd_stream_is_child(s)) return REVDIAL_ECLOSED;
     if (!count) iov = &nothing, count = 1;  // it accepts, and tells whether the stream has ended
     rvd_stream_lock(s);
