@@ -16606,22 +16606,15 @@ static void rvd_stream_work_end(rvd_stream_work *w)
     rvd_stream_work_count(w, -1, 0);
 }
 
-static size_t rvd_stream_work_relays(rvd_stream_work *w)
-{
-    pthread_mutex_lock(&w->lock);
-    size_t n = w->relays;
-    pthread_mutex_unlock(&w->lock);
-    return n;
-}
-
-// Waits until nothing is left. Returns 0 or -ETIMEDOUT; until_us INT64_MAX: for ever.
+// Waits until nothing is left. Returns 0 or -ETIMEDOUT.
+//   until_us INT64_MAX: for ever; 0: it does not wait
 //   left     w's count of all; or that of the relays, which may outlive their sessions, with bytes
 //            that their readers have not taken yet
 static int rvd_stream_work_wait(rvd_stream_work *w, const size_t *left, int64_t until_us)
 {
     int r = 0;
     pthread_mutex_lock(&w->lock);
-    while (*left && r == 0) r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us);
+    while (*left && until_us && r == 0) r = rvd_sys_cond_wait(&w->changed, &w->lock, until_us);
     r = *left ? -ETIMEDOUT : 0;
     pthread_mutex_unlock(&w->lock);
     return r;
@@ -26967,7 +26960,7 @@ static void rvd_agent_look_again(revdial_agent *a, int64_t wait_us)
 // delivered by then is lost.
 static int rvd_agent_delivers(revdial_agent *a)
 {
-    if (!a->stopping || !rvd_stream_work_relays(&a->own.work)) return 0;
+    if (!a->stopping || !rvd_stream_work_wait(&a->own.work, &a->own.work.relays, 0)) return 0;
     if (rvd_loop_now(a->loop) >= a->stop_until_us) {
         a->own.was_cut |= a->has_delivered;
         return 0;
