@@ -16678,8 +16678,7 @@ struct rvd_stream_waiter {
 };
 
 struct revdial_pollset {
-    rvd_heap heap;           // set before start, then read-only, as:
-    rvd_sys_origin *origin;
+    rvd_sys_origin *origin;  // set before start, then read-only
     rvd_stream_bell bell;
     pthread_mutex_t lock;  // a leaf: nothing is locked under it
     rvd_base_link moved;   // guarded by lock
@@ -19635,7 +19634,6 @@ revdial_pollset *revdial_pollset_new(void)
     rvd_heap heap = {NULL, NULL, 0};
     revdial_pollset *set = rvd_base_alloc(&heap, sizeof *set);
     if (!set) return NULL;
-    set->heap = heap;
     rvd_base_link_init(&set->moved);
     set->origin = rvd_sys_origin_new(NULL, NULL);
     if (set->origin && pthread_mutex_init(&set->lock, NULL) == 0) {
@@ -19654,7 +19652,7 @@ void revdial_pollset_free(revdial_pollset *set)
     rvd_sys_wake_close(&set->bell.wake);
     pthread_mutex_destroy(&set->lock);
     rvd_sys_origin_unref(set->origin);
-    rvd_heap heap = set->heap;
+    rvd_heap heap = {NULL, NULL, sizeof *set};
     rvd_base_free(&heap, set, sizeof *set);
 }
 
