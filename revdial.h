@@ -25703,8 +25703,8 @@ typedef struct rvd_agent_rule {
     const char *host;  // NAME: a glob of host_len bytes, without the root's dot; UNIX: the path
     size_t host_len;
     rvd_agent_ports ports;
-    rvd_sys_addr net;  // IPV4 and IPV6
-    int bits;          // of it that count
+    rvd_sys_net net;  // IPV4 and IPV6; ip_len is 0 for others
+    uint32_t zone;    // of a link-local address, 0 = any
 } rvd_agent_rule;
 
 static int rvd_agent_is_letter(char c)
@@ -25739,20 +25739,24 @@ static const char *rvd_agent_glob_problem(const char *host, size_t len)
 // The address of a rule, with IPv4 in IPv6 as IPv4, so that no rule is evaded by spelling.
 static const char *rvd_agent_net_parse(const char *host, size_t len, rvd_agent_rule *out)
 {
-    int is_v6 = memchr(host, ':', len) != NULL, ip_len;
+    int is_v6 = memchr(host, ':', len) != NULL;
+    rvd_sys_net *net = &out->net;
+    rvd_sys_addr a;
     char text[80];
     char address[61] = "";
     if (len > 60) return "allow: no address is that long";
     memcpy(address, host, len);
     RVD_BASE_JOIN(text, sizeof text, is_v6 ? "[" : NULL, address, is_v6 ? "]:1" : ":1");
-    if (rvd_sys_addr_parse(text, 1, &out->net, NULL) < 0)
+    if (rvd_sys_addr_parse(text, 1, &a, NULL) < 0)
         return is_v6 ? "allow: no IPv6 address between the brackets"
                      : "allow: no IPv4 address before the /, as in 10.0.0.0/8:80";
     out->kind = is_v6 ? RVD_SYS_IPV6 : RVD_SYS_IPV4;
-    rvd_sys_addr_ip(&out->net, &ip_len);
-    if (out->bits >= 0 && is_v6 && ip_len == 4) out->bits -= 96;
-    if (out->bits == RVD_AGENT_NO_BITS) out->bits = 8 * ip_len;
-    return out->bits < 0 ? "allow: a range of IPv4 addresses is written 10.0.0.0/8:80" : NULL;
+    if (is_v6) out->zone = ((const struct sockaddr_in6 *)&a.ss)->sin6_scope_id;
+    const uint8_t *ip = rvd_sys_addr_ip(&a, &net->ip_len);
+    memcpy(net->ip, ip, (size_t)net->ip_len);
+    if (net->bits >= 0 && is_v6 && net->ip_len == 4) net->bits -= 96;
+    if (net->bits == RVD_AGENT_NO_BITS) net->bits = 8 * net->ip_len;
+    return net->bits < 0 ? "allow: a range of IPv4 addresses is written 10.0.0.0/8:80" : NULL;
 }
 
 // What stands before the last colon: a name, an address, or NET/BITS; IPv6 in brackets.
@@ -25762,10 +25766,10 @@ static const char *rvd_agent_host_parse(const char *text, const char *end, rvd_a
     int is_v6 = *text == '[', is_inside = is_v6 && slash && end[-1] == ']';
     size_t len = slash ? (size_t)(end - slash - 1) - (size_t)is_inside : 0;
     uint64_t bits;
-    out->bits = RVD_AGENT_NO_BITS;
+    out->net.bits = RVD_AGENT_NO_BITS;
     if (slash && !rvd_base_decimal(slash + 1, len, is_v6 ? 128 : 32, &bits))
         return "allow: what follows the / is a number of bits, as in 10.0.0.0/8:80";
-    if (slash) out->bits = (int)bits;
+    if (slash) out->net.bits = (int)bits;
     if (is_v6 && !is_inside && host_end[-1] != ']') return "allow: IPv6 is written [::1]:80";
     out->host = text + is_v6;
     if (is_v6 && !is_inside) host_end--;
@@ -25815,19 +25819,13 @@ static const char *rvd_agent_rule_parse(const char *text, rvd_agent_rule *out)
 // Does an address rule cover this address?
 static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr *a)
 {
-    const struct sockaddr_in6 *net6 = (const struct sockaddr_in6 *)&rule->net.ss;
-    int len, net_len;
-    if (a->ss.ss_family == AF_UNIX) return 0;
-    if (rule->kind != RVD_SYS_IPV4 && rule->kind != RVD_SYS_IPV6) return 0;
-    const uint8_t *ip = rvd_sys_addr_ip(a, &len);
-    const uint8_t *net_ip = rvd_sys_addr_ip(&rule->net, &net_len);
-    if (len != net_len) return 0;
-    if (rule->kind == RVD_SYS_IPV6 && net6->sin6_scope_id && len == 16 &&
-        net6->sin6_scope_id != ((const struct sockaddr_in6 *)&a->ss)->sin6_scope_id)
-        return 0;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
     uint32_t port = rvd_sys_addr_port(a);
-    return port >= rule->ports.from && port <= rule->ports.to &&
-           rvd_sys_prefix_matches(ip, net_ip, rule->bits);
+    int len;
+    if (a->ss.ss_family == AF_UNIX || port < rule->ports.from || port > rule->ports.to) return 0;
+    const uint8_t *ip = rvd_sys_addr_ip(a, &len);
+    if (len == 16 && rule->zone && rule->zone != in6->sin6_scope_id) return 0;
+    return rvd_sys_nets_have(&rule->net, 1, ip, len);
 }
 
 // Does a name rule cover this host name? *is_local: it is "localhost" and the rule says so, which
@@ -25846,75 +25844,50 @@ static int rvd_agent_rule_names(const rvd_agent_rule *rule, const char *host, ui
     return rvd_base_glob(pattern, rule->host_len, name, name_len);
 }
 
-typedef struct rvd_agent_net {
-    uint8_t ip[16];
-    int bits;
-} rvd_agent_net;
-
-static int rvd_agent_is_in(const uint8_t *ip, const rvd_agent_net *nets, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        if (rvd_sys_prefix_matches(ip, nets[i].ip, nets[i].bits)) return 1;
-    return 0;
-}
-
 // Most special addresses of RFC 6890, and the metadata services of clouds, which give a machine its
 // credentials. Private networks (RFC 1918 and 4193) are not special: agents are made to reach them.
-static int rvd_agent_is_special_v4(const uint8_t *ip)
+static int rvd_agent_is_special_ip(const uint8_t *ip, int ip_len)
 {
-    static const rvd_agent_net nets[] = {
-        {{0}, 8},                  // "this" host
-        {{100, 64}, 10},           // carriers' NAT; 100.100.100.200 is a metadata service
-        {{127}, 8},                // loopback
-        {{168, 63, 129, 16}, 32},  // metadata service
-        {{169, 254}, 16},          // link-local; 169.254.169.254 is a metadata service
-        {{192, 0, 0}, 24},         // protocols; 192.0.0.192 is a metadata service
-        {{224}, 3}};               // multicast, reserved, broadcast
-    return rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+    static const rvd_sys_net nets[] = {
+        {{0}, 4, 8},                                  // "this" host
+        {{100, 64}, 4, 10},                           // carriers' NAT; Alibaba, 100.100.100.200
+        {{127}, 4, 8},                                // loopback
+        {{168, 63, 129, 16}, 4, 32},                  // Azure
+        {{169, 254}, 4, 16},                          // link-local; most clouds, 169.254.169.254
+        {{192, 0, 0}, 4, 24},                         // protocols; Oracle, 192.0.0.192
+        {{224}, 4, 3},                                // multicast, reserved, broadcast
+        {{0}, 16, 96},                                // ::, ::1, IPv4 without a prefix of its own
+        {{0, 0x64, 0xFF, 0x9B, 0, 1}, 16, 48},        // NAT64 of the network's own (RFC 8215)
+        {{0x20, 0x01}, 16, 32},                       // Teredo: any IPv4, in disguise
+        {{0xFD, 0, 0, 0x42}, 16, 64},                 // Scaleway, fd00:42::42
+        {{0xFD, 0, 0, 0xC1}, 16, 64},                 // Oracle, fd00:c1::a9fe:a9fe
+        {{0xFD, 0, 0x01, 0}, 16, 64},                 // Alibaba, fd00:100::100:200
+        {{0xFD, 0, 0x0E, 0xC2}, 16, 32},              // Amazon, fd00:ec2::254
+        {{0xFD, 0, 0xA9, 0xFE, 0xA9, 0xFE}, 16, 48},  // Akamai, fd00:a9fe:a9fe::1
+        {{0xFD, 0x20, 0, 0xCE}, 16, 32},              // Google, fd20:ce::254
+        {{0xFE, 0x80}, 16, 10},                       // link-local; OpenStack, fe80::a9fe:a9fe
+        {{0xFF}, 16, 8}};                             // multicast
+    return rvd_sys_nets_have(nets, sizeof nets / sizeof *nets, ip, ip_len);
 }
 
-// The IPv4 address that is embedded in an IPv6 address, or NULL.
-static const uint8_t *rvd_agent_embedded_v4(const uint8_t *ip)
+// Does this IPv6 address lead to a special IPv4 address, which it embeds, or end in that of a
+// metadata service? Clouds write their IPv6 addresses so, and so does a NAT64 whose prefix is the
+// network's own (RFC 6052 section 2.2).
+static int rvd_agent_embeds_special(const uint8_t *ip)
 {
-    static const rvd_agent_net nat64 = {{0, 0x64, 0xFF, 0x9B}, 96},
-                               stateless = {{0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF}, 96},
-                               six_to_four = {{0x20, 0x02}, 16};
-    if (rvd_agent_is_in(ip, &nat64, 1) || rvd_agent_is_in(ip, &stateless, 1)) return ip + 12;
-    if (rvd_agent_is_in(ip, &six_to_four, 1)) return ip + 2;
-    return memcmp(ip + 8, "\2\0\x5E\xFE", 4) == 0 || memcmp(ip + 8, "\0\0\x5E\xFE", 4) == 0
-               ? ip + 12  // ISATAP, RFC 5214 section 6.1
-               : NULL;
-}
-
-// Does it end in the IPv4 address of a metadata service? Clouds write their IPv6 addresses so, and
-// so does a NAT64 whose prefix is the network's own (RFC 6052 section 2.2).
-static int rvd_agent_ends_in_metadata(const uint8_t *ip)
-{
-    static const uint8_t services[][4] = {
-        {169, 254, 169, 254}, {100, 100, 100, 200}, {168, 63, 129, 16}, {192, 0, 0, 192}};
-    for (size_t i = 0; i < sizeof services / sizeof *services; i++)
-        if (memcmp(ip + 12, services[i], 4) == 0) return 1;
-    return 0;
-}
-
-static int rvd_agent_is_special_v6(const uint8_t *ip)
-{
-    // With the metadata service that is there.
-    static const rvd_agent_net nets[] = {
-        {{0}, 96},                                // ::, ::1, IPv4 without a prefix of its own
-        {{0, 0x64, 0xFF, 0x9B, 0, 1}, 48},        // NAT64 of the network's own (RFC 8215)
-        {{0x20, 0x01}, 32},                       // Teredo: any IPv4, in disguise
-        {{0xFD, 0, 0, 0x42}, 64},                 // Scaleway, fd00:42::42
-        {{0xFD, 0, 0, 0xC1}, 64},                 // Oracle, fd00:c1::a9fe:a9fe
-        {{0xFD, 0, 0x01, 0}, 64},                 // Alibaba, fd00:100::100:200
-        {{0xFD, 0, 0x0E, 0xC2}, 32},              // Amazon, fd00:ec2::254
-        {{0xFD, 0, 0xA9, 0xFE, 0xA9, 0xFE}, 48},  // Akamai, fd00:a9fe:a9fe::1
-        {{0xFD, 0x20, 0, 0xCE}, 32},              // Google, fd20:ce::254
-        {{0xFE, 0x80}, 10},                       // link-local; OpenStack, fe80::a9fe:a9fe
-        {{0xFF}, 8}};                             // multicast
-    const uint8_t *v4 = rvd_agent_embedded_v4(ip);
-    if (v4 && rvd_agent_is_special_v4(v4)) return 1;
-    return rvd_agent_ends_in_metadata(ip) || rvd_agent_is_in(ip, nets, sizeof nets / sizeof *nets);
+    static const rvd_sys_net six_to_four = {{0x20, 0x02}, 16, 16},
+                             translated[] = {{{0, 0x64, 0xFF, 0x9B}, 16, 96},
+                                             {{0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF}, 16, 96}},
+                             services[] = {{{169, 254, 169, 254}, 4, 32},
+                                           {{100, 100, 100, 200}, 4, 32},
+                                           {{168, 63, 129, 16}, 4, 32},
+                                           {{192, 0, 0, 192}, 4, 32}};
+    // RFC 5214 section 6.1
+    int is_isatap = (ip[8] | 2) == 2 && memcmp(ip + 9, "\0\x5E\xFE", 3) == 0;
+    if (rvd_sys_nets_have(services, 4, ip + 12, 4)) return 1;
+    if (rvd_sys_nets_have(&six_to_four, 1, ip, 16)) return rvd_agent_is_special_ip(ip + 2, 4);
+    return (is_isatap || rvd_sys_nets_have(translated, 2, ip, 16)) &&
+           rvd_agent_is_special_ip(ip + 12, 4);
 }
 
 // Addresses that a rule for names never reaches, wherever the name points: its name server decides
@@ -25923,7 +25896,7 @@ static int rvd_agent_is_special(const rvd_sys_addr *a)
 {
     int len;
     const uint8_t *ip = rvd_sys_addr_ip(a, &len);
-    return len == 4 ? rvd_agent_is_special_v4(ip) : rvd_agent_is_special_v6(ip);
+    return rvd_agent_is_special_ip(ip, len) || (len == 16 && rvd_agent_embeds_special(ip));
 }
 
 // The rules of an allow list, taken apart once.
@@ -25994,8 +25967,7 @@ static int rvd_agent_may_ask(const rvd_agent_rules *rules, const char *target, i
                rvd_agent_may_connect(rules, &a, NULL);
     for (size_t i = 0; i < rules->count; i++) {
         const rvd_agent_rule *r = &rules->at[i];
-        int is_address = r->kind == RVD_SYS_IPV4 || r->kind == RVD_SYS_IPV6;
-        if (is_address ? may_resolve && e.kind == RVD_SYS_NAME : rvd_agent_is_named(r, &e))
+        if (r->net.ip_len ? may_resolve && e.kind == RVD_SYS_NAME : rvd_agent_is_named(r, &e))
             return 1;
     }
     return 0;
