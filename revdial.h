@@ -26147,7 +26147,6 @@ typedef struct rvd_agent_name {
 typedef struct rvd_agent_link {
     revdial_agent *agent;
     // Set before start, then read-only.
-    char text[300];  // the URL
     char host[256];  // of the request
     char path[1025];
     char endpoint[300];  // "host:port" or "unix:/path"
@@ -26178,14 +26177,9 @@ typedef struct rvd_agent_link {
     char challenge[RVD_AGENT_CHALLENGE];
     unsigned challenges;  // of this attempt
 
-    // What others are told; guarded by own.lock.
-    int told_as;                // REVDIAL_*
-    int64_t told_us, retry_us;  // when it became that, and when it ends
-    unsigned told_attempts;
-    uint64_t told_session;
-    char told_address[72];
-    int is_told_gone;  // RETIRED
-    revdial_err told_why;
+    // What others are told; guarded by own.lock, except the URL, which is set before start.
+    revdial_link_info told;     // state 0: nothing
+    int64_t told_us, retry_us;  // when it got into that state, and when it is to leave it
 } rvd_agent_link;
 
 struct revdial_agent {
@@ -26240,8 +26234,8 @@ static void rvd_agent_log_retry(rvd_agent_link *l, enum rvd_log_event event, int
     if (!rvd_log_begin(&a->own.log, &line, event, level)) return;
     rvd_log_id(&line, "session", l->session ? l->session->id : 0);
     rvd_log_text(&line, "name", a->cfg.name);
-    rvd_log_text(&line, "server", l->text);
-    rvd_log_text(&line, "address", l->told_address);
+    rvd_log_text(&line, "server", l->told.url);
+    rvd_log_text(&line, "address", l->told.address);
     rvd_log_text(&line, "via", a->egress_address);
     if (retry_ms >= 0) rvd_log_number(&line, "retry_in_ms", (uint64_t)retry_ms);
     rvd_log_text(&line, "reason", why);
@@ -26870,18 +26864,17 @@ static void rvd_agent_link_note(rvd_agent_link *l, int state)
 {
     rvd_owner *own = &l->agent->own;
     pthread_mutex_lock(&own->lock);
-    if (l->told_as != state) l->told_us = rvd_sys_now_us();
-    l->told_as = state;
-    l->is_told_gone = l->state == RVD_AGENT_RETIRED;
-    l->told_attempts = l->attempt;
-    l->told_session = state == REVDIAL_UP ? l->session->id : 0;
+    if (l->told.state != state) l->told_us = rvd_sys_now_us();
+    l->told.state = state;
+    l->told.attempts = l->attempt;
+    l->told.session_id = state == REVDIAL_UP ? l->session->id : 0;
     pthread_mutex_unlock(&own->lock);
 }
 
 static void rvd_agent_link_note_why(rvd_agent_link *l, const revdial_err *why)
 {
     pthread_mutex_lock(&l->agent->own.lock);
-    l->told_why = *why;
+    l->told.why = *why;
     pthread_mutex_unlock(&l->agent->own.lock);
 }
 
@@ -26893,10 +26886,10 @@ static int rvd_agent_link_told(enum rvd_agent_link_state state)
     case RVD_AGENT_CONNECTING:
     case RVD_AGENT_PASSING:
     case RVD_AGENT_JOINED: return REVDIAL_CONNECTING;
-    case RVD_AGENT_RETIRED:
-    case RVD_AGENT_STOPPED: break;
+    case RVD_AGENT_STOPPED: return REVDIAL_STOPPED;
+    case RVD_AGENT_RETIRED: break;
     }
-    return REVDIAL_STOPPED;
+    return 0;
 }
 
 static void rvd_agent_link_become(rvd_agent_link *l, enum rvd_agent_link_state to)
@@ -27066,8 +27059,8 @@ static void rvd_agent_give_up(revdial_agent *a)
     for (unsigned i = 0; i < a->link_count; i++) {
         rvd_agent_link *l = a->links[i];
         if (l->state != RVD_AGENT_WAITING) continue;
-        rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED, REVDIAL_LOG_ERROR, l->told_why.msg);
-        rvd_agent_link_stop(l, &l->told_why);
+        rvd_agent_log_link(l, RVD_LOG_LINK_STOPPED, REVDIAL_LOG_ERROR, l->told.why.msg);
+        rvd_agent_link_stop(l, &l->told.why);
     }
 }
 
@@ -27252,7 +27245,7 @@ static int rvd_agent_link_may_try(rvd_agent_link *l, const rvd_sys_addr *to)
 {
     if (!l->secret[0] || rvd_agent_schemes(l, to)) return 1;
     if (!l->err.code)
-        rvd_sys_fail(&l->err, REVDIAL_EINVAL, 0, l->text,
+        rvd_sys_fail(&l->err, REVDIAL_EINVAL, 0, l->told.url,
                      "refusing to send the token in cleartext beyond this machine: use https://, "
                      "Digest, or allow it (--insecure-cleartext)");
     return 0;
@@ -27444,13 +27437,11 @@ static int rvd_agent_let_go(rvd_agent_member *m);
 
 static void rvd_agent_link_pin(rvd_agent_link *l, rvd_agent_name *n, const rvd_sys_addr *address)
 {
-    char text[RVD_SYS_TEXT_MAX];
-    rvd_sys_addr_format(address, text, sizeof text);
     l->name = n;
     l->pinned = *address;
     l->missed = 0;
     pthread_mutex_lock(&l->agent->own.lock);
-    RVD_BASE_JOIN(l->told_address, sizeof l->told_address, text);
+    rvd_sys_addr_format(address, l->told.address, sizeof l->told.address);
     pthread_mutex_unlock(&l->agent->own.lock);
 }
 
@@ -27473,7 +27464,7 @@ static void rvd_agent_name_reach(rvd_agent_name *n, const rvd_sys_addr *address)
     rvd_agent_link *l = rvd_agent_name_link(n, address);
     if (l) return;
     l = rvd_agent_name_link(n, NULL);
-    if (!l) l = rvd_agent_link_new(n->agent, n->root->text, NULL);
+    if (!l) l = rvd_agent_link_new(n->agent, n->root->told.url, NULL);
     if (!l) return;
     rvd_agent_link_pin(l, n, address);
     l->attempt = l->failures = l->auth_failures = 0;  // those of a former address
@@ -27641,7 +27632,8 @@ static void rvd_agent_link_resolve(rvd_agent_link *l)
         r = rvd_agent_connector_find(&l->conn, a->lookups, RVD_LOOKUP_URGENT,
                                      rvd_agent_link_hop(l));
     }
-    if (r < 0) rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to resolve the host");
+    if (r < 0)
+        rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->told.url, "no thread to resolve the host");
     if (r == 1) rvd_loop_post(a->loop, &l->found);
 }
 
@@ -27695,7 +27687,7 @@ static void rvd_agent_link_next(rvd_agent_link *l)
     rvd_stream_work_begin(&a->own.work);
     if (rvd_loop_pool_submit(&a->jobs, &l->job, 0) == 0) return;
     rvd_stream_work_end(&a->own.work);
-    rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->text, "no thread to ask for a credential");
+    rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->told.url, "no thread to ask for a credential");
 }
 
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
@@ -27802,7 +27794,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
         rvd_agent_link_answer(l);
     else if (l && m->is_challenged)
         rvd_agent_link_fail(
-            l, REVDIAL_EUPGRADE, 0, l->text,
+            l, REVDIAL_EUPGRADE, 0, l->told.url,
             "refuses answers to its own challenges (several proxies behind one address?)");
     else if (l && !m->base.is_up)
         rvd_agent_link_turned_away(l, why, m->retry_after_ms);
@@ -27978,7 +27970,9 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->job.run = rvd_agent_link_prepare;
     l->task.run = rvd_agent_link_prepared;
     l->found.run = rvd_agent_link_on_found;
-    RVD_BASE_JOIN(l->text, sizeof l->text, text);
+    RVD_BASE_JOIN(l->told.url, sizeof l->told.url, text);
+    l->told.state = REVDIAL_CONNECTING;
+    l->told_us = rvd_sys_now_us();
     const char *problem = rvd_agent_url_parse(l, text);
     if (!problem) problem = rvd_agent_link_problem(l);
     if (!problem && rvd_loop_timer_set(a->loop, &l->conn.timer, INT64_MAX) == 0) {
@@ -28377,16 +28371,10 @@ size_t revdial_agent_list(revdial_agent *a, revdial_session **out, size_t cap)
 static void rvd_agent_link_describe_locked(const rvd_agent_link *l, int64_t now_us,
                                            revdial_link_info *out)
 {
-    memset(out, 0, sizeof *out);
-    RVD_BASE_JOIN(out->url, sizeof out->url, l->text);
-    out->state = l->told_as ? l->told_as : REVDIAL_CONNECTING;
+    *out = l->told;
     if (out->state == REVDIAL_BACKOFF && l->retry_us > now_us)
         out->retry_in_ms = (int)((l->retry_us - now_us) / 1000);
-    if (l->told_us) out->since_ms = (now_us - l->told_us) / 1000;
-    out->attempts = l->told_attempts;
-    out->session_id = l->told_session;
-    out->why = l->told_why;
-    RVD_BASE_JOIN(out->address, sizeof out->address, l->told_address);
+    out->since_ms = (now_us - l->told_us) / 1000;
 }
 
 size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t cap)
@@ -28396,7 +28384,7 @@ size_t revdial_agent_list_links(revdial_agent *a, revdial_link_info *out, size_t
     if (rvd_owner_is_child(&a->own)) return 0;
     pthread_mutex_lock(&a->own.lock);
     for (unsigned i = 0; i < a->link_count; i++) {
-        if (a->links[i]->is_told_gone) continue;
+        if (!a->links[i]->told.state) continue;
         if (count < cap) rvd_agent_link_describe_locked(a->links[i], now_us, &out[count]);
         count++;
     }
