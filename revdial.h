@@ -26957,15 +26957,21 @@ static void rvd_agent_check_over(revdial_agent *a)
     rvd_agent_look_again(a, 0);
 }
 
+// Drops what is left of the way to the proxy, except the session.
+static void rvd_agent_link_unconnect(rvd_agent_link *l)
+{
+    rvd_agent_connector_close(&l->conn);
+    revdial_egress_free(l->egress);
+    l->egress = NULL;
+}
+
 static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
 {
     revdial_agent *a = l->agent;
     if (l->state == RVD_AGENT_STOPPED) return;
     rvd_agent_link_become(l, RVD_AGENT_STOPPED);
     rvd_loop_timer_stop(a->loop, &l->conn.timer);
-    rvd_agent_connector_close(&l->conn);
-    revdial_egress_free(l->egress);
-    l->egress = NULL;
+    rvd_agent_link_unconnect(l);
     rvd_base_wipe(l->secret, sizeof l->secret);
     a->stopped_count++;
     if (why && !a->verdict.code) a->verdict = *why;
@@ -27094,11 +27100,10 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     rvd_agent_link_wait(l, wait_ms);
 }
 
-static void rvd_agent_link_fail(rvd_agent_link *l, int code, int sys, const char *text,
-                                const char *why)
+static void rvd_agent_link_fail(rvd_agent_link *l, int code, const char *text, const char *why)
 {
     revdial_err err;
-    rvd_sys_fail(&err, code, sys, text, why);
+    rvd_sys_fail(&err, code, 0, text, why);
     rvd_agent_link_failed(l, &err, 0);
 }
 
@@ -27199,6 +27204,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_agent_member *m;
     revdial_err err;
     int r, fd = rvd_agent_connector_release(&l->conn);
+    rvd_agent_link_unconnect(l);
     rvd_agent_link_move_timer(l, INT64_MAX);
     revdial_session *s = rvd_agent_session_new(l, fd, &err);
     if (s) {
@@ -27293,6 +27299,7 @@ static int rvd_agent_is_final(int code)
 static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why,
                                        int retry_after_ms)
 {
+    rvd_agent_link_unconnect(l);
     if (retry_after_ms > l->retry_after_ms) l->retry_after_ms = retry_after_ms;
     if (l->agent->stopping || rvd_agent_is_final(why->code) ||
         l->conn.address_at == l->conn.address_count) {
@@ -27308,14 +27315,6 @@ static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why
 }
 
 // ---- through an egress proxy ----
-
-static void rvd_agent_egress_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
-{
-    rvd_agent_connector_close(&l->conn);
-    revdial_egress_free(l->egress);
-    l->egress = NULL;
-    rvd_agent_link_turned_away(l, why, retry_after_ms);
-}
 
 // Returns 0, or -errno: nothing more can be sent, but the answer may have come before that.
 static int rvd_agent_egress_send(rvd_agent_link *l)
@@ -27368,13 +27367,10 @@ static void rvd_agent_egress_pass(rvd_agent_link *l)
                      "the connection to the egress proxy was lost");
         state = err.code;
     }
-    if (state < 0) {
-        rvd_agent_egress_failed(l, &err, retry_after_ms);
-        return;
-    }
-    revdial_egress_free(l->egress);
-    l->egress = NULL;
-    rvd_agent_link_join(l);
+    if (state < 0)
+        rvd_agent_link_turned_away(l, &err, retry_after_ms);
+    else
+        rvd_agent_link_join(l);
 }
 
 static void rvd_agent_egress_timed_out(rvd_agent_link *l)
@@ -27382,7 +27378,7 @@ static void rvd_agent_egress_timed_out(rvd_agent_link *l)
     revdial_err err;
     rvd_sys_fail(&err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
                  "the egress proxy did not answer in time");
-    rvd_agent_egress_failed(l, &err, 0);
+    rvd_agent_link_turned_away(l, &err, 0);
 }
 
 // The egress proxy is connected. This address answers, so it gets all of the time that is left.
@@ -27394,7 +27390,7 @@ static void rvd_agent_egress_begin(rvd_agent_link *l)
     l->egress = revdial_egress_new(a->cfg.egress, l->endpoint, a->cfg.common.alloc,
                                    a->cfg.common.alloc_ud, &err);
     if (!l->egress) {
-        rvd_agent_egress_failed(l, &err, 0);
+        rvd_agent_link_turned_away(l, &err, 0);
         return;
     }
     rvd_agent_link_move_timer(l, l->conn.until_us);
@@ -27632,8 +27628,7 @@ static void rvd_agent_link_resolve(rvd_agent_link *l)
         r = rvd_agent_connector_find(&l->conn, a->lookups, RVD_LOOKUP_URGENT,
                                      rvd_agent_link_hop(l));
     }
-    if (r < 0)
-        rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->told.url, "no thread to resolve the host");
+    if (r < 0) rvd_agent_link_fail(l, REVDIAL_ESYS, l->told.url, "no thread to resolve the host");
     if (r == 1) rvd_loop_post(a->loop, &l->found);
 }
 
@@ -27687,7 +27682,7 @@ static void rvd_agent_link_next(rvd_agent_link *l)
     rvd_stream_work_begin(&a->own.work);
     if (rvd_loop_pool_submit(&a->jobs, &l->job, 0) == 0) return;
     rvd_stream_work_end(&a->own.work);
-    rvd_agent_link_fail(l, REVDIAL_ESYS, 0, l->told.url, "no thread to ask for a credential");
+    rvd_agent_link_fail(l, REVDIAL_ESYS, l->told.url, "no thread to ask for a credential");
 }
 
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
@@ -27773,7 +27768,7 @@ static void rvd_agent_link_replaced(rvd_agent_link *l, const char *instance)
     char text[200];
     RVD_BASE_JOIN(text, sizeof text, "another agent uses --instance ", instance,
                   "; give each its own");
-    rvd_agent_link_fail(l, REVDIAL_EDUPLICATE, 0, NULL, text);
+    rvd_agent_link_fail(l, REVDIAL_EDUPLICATE, NULL, text);
 }
 
 static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
@@ -27794,7 +27789,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
         rvd_agent_link_answer(l);
     else if (l && m->is_challenged)
         rvd_agent_link_fail(
-            l, REVDIAL_EUPGRADE, 0, l->told.url,
+            l, REVDIAL_EUPGRADE, l->told.url,
             "refuses answers to its own challenges (several proxies behind one address?)");
     else if (l && !m->base.is_up)
         rvd_agent_link_turned_away(l, why, m->retry_after_ms);
