@@ -201,6 +201,7 @@ static size_t rvd_tls_wire_next(rvd_tls_wire *w, size_t left)
 // ================================================================================================
 
 #include <fcntl.h>
+#include <limits.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
 #include <mbedtls/net_sockets.h>
@@ -329,30 +330,12 @@ static void rvd_tls_random_close(rvd_tls_random *r)
 #endif
 }
 
-static int rvd_tls_key_parse(mbedtls_pk_context *key, const unsigned char *data, size_t len,
-                             rvd_tls_random *r)
-{
+// What calls on keys take behind their other arguments.
 #if MBEDTLS_VERSION_NUMBER >= 0x03000000 && MBEDTLS_VERSION_NUMBER < 0x04000000
-    return mbedtls_pk_parse_key(key, data, len, NULL, 0, rvd_tls_random_fill, r);
+#define RVD_TLS_KEY_RANDOM(r) , rvd_tls_random_fill, r
 #else
-    (void)r;
-    return mbedtls_pk_parse_key(key, data, len, NULL, 0);
+#define RVD_TLS_KEY_RANDOM(r)
 #endif
-}
-
-static int rvd_tls_key_fits(const mbedtls_x509_crt *cert, const mbedtls_pk_context *key,
-                            rvd_tls_random *r)
-{
-#if MBEDTLS_VERSION_NUMBER >= 0x04000000
-    (void)r;
-    return mbedtls_pk_check_pair(&cert->pk, key) == 0;
-#elif MBEDTLS_VERSION_NUMBER >= 0x03000000
-    return mbedtls_pk_check_pair(&cert->pk, key, rvd_tls_random_fill, r) == 0;
-#else
-    (void)r;
-    return mbedtls_pk_check_pair(&cert->pk, key) == 0;
-#endif
-}
 
 // Versions, groups, hashes and the generator.
 static void rvd_tls_conf_set(mbedtls_ssl_config *conf, rvd_tls_random *r)
@@ -381,45 +364,23 @@ static void rvd_tls_conf_set(mbedtls_ssl_config *conf, rvd_tls_random *r)
 #endif
 }
 
-// The names that errors have in one version or the other.
-static int rvd_tls_is_version_error(int code)
-{
-#ifdef MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION
-    return code == MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION;
+// Errors that had another name, or two, before 3.0.
+#if MBEDTLS_VERSION_NUMBER >= 0x03000000
+#define RVD_TLS_BAD_VERSION MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION
+#define RVD_TLS_BAD_HELLO MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER  // a server's
+#define RVD_TLS_NO_SUITE(r) ((r) == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE)
 #else
-    return code == MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION;
+#define RVD_TLS_BAD_VERSION MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION
+#define RVD_TLS_BAD_HELLO MBEDTLS_ERR_SSL_BAD_HS_SERVER_HELLO
+#define RVD_TLS_NO_SUITE(r) \
+    ((r) == MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN || (r) == MBEDTLS_ERR_SSL_NO_USABLE_CIPHERSUITE)
 #endif
-}
 
-static int rvd_tls_is_choice_error(int code)
-{
-#ifdef MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE
-    return code == MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE;
-#else
-    return code == MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN ||
-           code == MBEDTLS_ERR_SSL_NO_USABLE_CIPHERSUITE;
-#endif
-}
-
-// What a server's hello may be wrong with.
-static int rvd_tls_is_hello_error(int code)
-{
-#ifdef MBEDTLS_ERR_SSL_BAD_HS_SERVER_HELLO
-    return code == MBEDTLS_ERR_SSL_BAD_HS_SERVER_HELLO;
-#else
-    return code == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
-#endif
-}
-
-static int rvd_tls_is_ticket(int code)
-{
 #ifdef MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET
-    return code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET;
+#define RVD_TLS_TICKET MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET
 #else
-    (void)code;
-    return 0;
+#define RVD_TLS_TICKET INT_MIN  // without 1.3 there is none
 #endif
-}
 
 // ================================================================================================
 // MARK: impl.files
@@ -428,34 +389,23 @@ static int rvd_tls_is_ticket(int code)
 
 #define RVD_TLS_FILE_MAX (4u << 20)  // a bundle of all the world's authorities has 0.3 MiB
 
-static size_t rvd_tls_append(char *buf, size_t size, size_t n, const char *text)
+static void rvd_tls_append(char *buf, size_t size, const char *text)
 {
+    size_t n = strlen(buf);
     for (; *text && n + 1 < size; text++)
         if ((unsigned char)*text >= ' ') buf[n++] = *text;
     buf[n] = '\0';
-    return n;
-}
-
-static size_t rvd_tls_append_number(char *buf, size_t size, size_t n, unsigned number)
-{
-    char digits[12];
-    size_t at = sizeof digits;
-    digits[--at] = '\0';
-    do digits[--at] = (char)('0' + number % 10);
-    while (number /= 10);
-    return rvd_tls_append(buf, size, n, digits + at);
 }
 
 // Fills err, which may be NULL: "WHAT: WHY".
 static int rvd_tls_fail(revdial_err *err, int code, const char *what, const char *why)
 {
-    size_t n = 0;
     if (!err) return code;
     memset(err, 0, sizeof *err);
     err->code = code;
-    if (what) n = rvd_tls_append(err->msg, sizeof err->msg / 2, n, what);
-    if (what) n = rvd_tls_append(err->msg, sizeof err->msg, n, ": ");
-    rvd_tls_append(err->msg, sizeof err->msg, n, why);
+    if (what) rvd_tls_append(err->msg, sizeof err->msg / 2, what);
+    if (what) rvd_tls_append(err->msg, sizeof err->msg, ": ");
+    rvd_tls_append(err->msg, sizeof err->msg, why);
     return code;
 }
 
@@ -637,12 +587,13 @@ static int rvd_tls_load_key(rvd_tls_setup *s, rvd_tls_maker *m, revdial_err *err
     rvd_tls_blob b;
     int r, code = rvd_tls_blob_load(&b, m->key, "key", err);
     if (!code) {
-        r = rvd_tls_key_parse(&s->key, b.data, rvd_tls_blob_size(&b), &m->random);
+        r = mbedtls_pk_parse_key(&s->key, b.data, rvd_tls_blob_size(&b), NULL,
+                                 0 RVD_TLS_KEY_RANDOM(&m->random));
         if (r == MBEDTLS_ERR_PK_PASSWORD_REQUIRED || r == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
             code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "the key is encrypted");
         else if (r)
             code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "holds no key that can be read");
-        else if (!rvd_tls_key_fits(&s->own, &s->key, &m->random))
+        else if (mbedtls_pk_check_pair(&s->own.pk, &s->key RVD_TLS_KEY_RANDOM(&m->random)))
             code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name,
                                 "the key does not belong to the certificate");
     }
@@ -735,7 +686,7 @@ typedef struct rvd_tls_flaw {
 static const char *rvd_tls_flaw_text(uint32_t flags)
 {
     static const rvd_tls_flaw flaws[] = {
-        {MBEDTLS_X509_BADCERT_MISSING, "is missing"},
+        {MBEDTLS_X509_BADCERT_MISSING, "is missing"},  // with all others: it was never looked at
         {MBEDTLS_X509_BADCERT_BAD_MD | MBEDTLS_X509_BADCERT_BAD_PK | MBEDTLS_X509_BADCERT_BAD_KEY,
          "has a key or a signature that is too weak"},
         {MBEDTLS_X509_BADCERT_NOT_TRUSTED, "is signed by an authority that is not trusted"},
@@ -820,11 +771,17 @@ static int rvd_tls_look(void *ctx, mbedtls_x509_crt *cert, int depth, uint32_t *
     return 0;
 }
 
+static void rvd_tls_add(rvd_tls_link *l, const char *text)
+{
+    rvd_tls_append(l->reason, sizeof l->reason, text);
+}
+
 static void rvd_tls_say(rvd_tls_link *l, const char *what, const char *why)
 {
-    size_t n = rvd_tls_append(l->reason, sizeof l->reason, 0, "TLS: ");
-    n = rvd_tls_append(l->reason, sizeof l->reason, n, what);
-    rvd_tls_append(l->reason, sizeof l->reason, n, why);
+    l->reason[0] = '\0';
+    rvd_tls_add(l, "TLS: ");
+    rvd_tls_add(l, what);
+    rvd_tls_add(l, why);
 }
 
 static int rvd_tls_wants_cert(const rvd_tls_link *l)
@@ -849,18 +806,14 @@ static void rvd_tls_say_missing(rvd_tls_link *l)
 
 static void rvd_tls_say_flaw(rvd_tls_link *l)
 {
-    uint32_t flags = mbedtls_ssl_get_verify_result(&l->ssl);
-    const char *text = rvd_tls_flaw_text(flags);
-    size_t n;
-    if (flags == 0xFFFFFFFFu || flags & MBEDTLS_X509_BADCERT_MISSING)
-        text = "is missing";  // it was never looked at
-    else if (l->is_self_signed && strstr(text, "not trusted"))
+    const char *text = rvd_tls_flaw_text(mbedtls_ssl_get_verify_result(&l->ssl));
+    if (l->is_self_signed && strstr(text, "not trusted"))
         text = "is self-signed and not one that is trusted";
     rvd_tls_say(l, "the peer's certificate ", text);
     if (!strstr(text, "another name")) return;
-    n = rvd_tls_append(l->reason, sizeof l->reason, strlen(l->reason), " \"");
-    n = rvd_tls_append(l->reason, sizeof l->reason, n, l->host);
-    rvd_tls_append(l->reason, sizeof l->reason, n, "\"");
+    rvd_tls_add(l, " \"");
+    rvd_tls_add(l, l->host);
+    rvd_tls_add(l, "\"");
 }
 
 static void rvd_tls_say_alert(rvd_tls_link *l)
@@ -869,11 +822,12 @@ static void rvd_tls_say_alert(rvd_tls_link *l)
     // A server that has said its hello has found a suite.
     int may_want_cert = !l->maker->is_server && !l->setup->own.raw.p &&
                         l->ssl.RVD_TLS_FIELD(state) > MBEDTLS_SSL_SERVER_HELLO;
-    size_t n;
+    char digits[4] = {(char)('0' + alert / 100), (char)('0' + alert / 10 % 10),
+                      (char)('0' + alert % 10), '\0'};
     rvd_tls_say(l, "the peer refuses: ", rvd_tls_alert_text(alert, may_want_cert));
-    n = rvd_tls_append(l->reason, sizeof l->reason, strlen(l->reason), " (alert ");
-    n = rvd_tls_append_number(l->reason, sizeof l->reason, n, alert);
-    rvd_tls_append(l->reason, sizeof l->reason, n, ")");
+    rvd_tls_add(l, " (alert ");
+    rvd_tls_add(l, digits + (alert < 100) + (alert < 10));
+    rvd_tls_add(l, ")");
 }
 
 static int rvd_tls_say_lost(rvd_tls_link *l)
@@ -911,9 +865,9 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
         rvd_tls_say_missing(l);
     else if (r == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || rvd_tls_has_flaw(l))
         rvd_tls_say_flaw(l);
-    else if (rvd_tls_is_version_error(r))
+    else if (r == RVD_TLS_BAD_VERSION)
         rvd_tls_say(l, "the peer speaks no version that is accepted: 1.2 is the oldest", "");
-    else if (rvd_tls_is_choice_error(r))
+    else if (RVD_TLS_NO_SUITE(r))
         rvd_tls_say(l, "the peer has no cipher suite that is accepted here", "");
     else if (l->ssl.RVD_TLS_FIELD(state) <= MBEDTLS_SSL_SERVER_HELLO &&
              r == MBEDTLS_ERR_SSL_INVALID_RECORD)
@@ -925,7 +879,7 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
     else if (l->maker->is_server && l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_CLIENT_HELLO)
         rvd_tls_say(l, "what the peer says is not TLS, or no hello that can be read", "");
     else if (!l->maker->is_server &&
-             (l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_SERVER_HELLO || rvd_tls_is_hello_error(r)))
+             (l->ssl.RVD_TLS_FIELD(state) == MBEDTLS_SSL_SERVER_HELLO || r == RVD_TLS_BAD_HELLO))
         rvd_tls_say(l, "the peer's hello is broken, or chooses what we did not offer", "");
     else {
         mbedtls_strerror(r, text, sizeof text);
@@ -957,7 +911,7 @@ static int rvd_tls_do_handshake(void *ctx)
 // has more, and a caller that waited for the socket could wait for ever. 0 may be an empty record.
 static int rvd_tls_may_go_on(const rvd_tls_link *l, int r)
 {
-    return rvd_tls_is_ticket(r) || (r == MBEDTLS_ERR_SSL_WANT_READ && !l->is_dry) ||
+    return r == RVD_TLS_TICKET || (r == MBEDTLS_ERR_SSL_WANT_READ && !l->is_dry) ||
            (r == 0 && !l->has_ended);
 }
 
@@ -979,7 +933,7 @@ static ptrdiff_t rvd_tls_do_write(void *ctx, const void *buf, size_t len)
     rvd_tls_link *l = ctx;
     size_t at = 0;
     int r = 1;
-    while (at < len && (r > 0 || rvd_tls_is_ticket(r))) {  // one that a read had begun with
+    while (at < len && (r > 0 || r == RVD_TLS_TICKET)) {  // one that a read had begun with
         size_t n = rvd_tls_wire_next(&l->wire, len - at);
         l->steps = 0;
         r = mbedtls_ssl_write(&l->ssl, (const unsigned char *)buf + at, n);
@@ -1217,14 +1171,13 @@ int revdial_tls_reload(revdial_tls *t, revdial_err *err)
     rvd_tls_maker *m = t->ud;
     revdial_err own;
     rvd_tls_setup *fresh = rvd_tls_setup_new(m, err ? err : (err = &own)), *old;
-    int is_old;
     if (!fresh) return err->code;
     pthread_mutex_lock(&m->lock);
     old = m->now;
     m->now = fresh;
-    is_old = --old->refs == 0;
+    m->refs++;  // which goes with the one to the old setup
     pthread_mutex_unlock(&m->lock);
-    if (is_old) rvd_tls_setup_free(old);
+    rvd_tls_let_go(m, old);
     return REVDIAL_OK;
 }
 
