@@ -8698,6 +8698,19 @@ static int rvd_http_is_value_byte(uint8_t c, int ascii_only)
     return c == '\t' || (c >= ' ' && c < 0x7f) || (c >= 0x80 && !ascii_only);
 }
 
+// Cuts *s off before the first `mark`.
+//   returns  what is behind the mark; its `at` is NULL if there is no mark
+static rvd_base_slice rvd_http_split(rvd_base_slice *s, char mark)
+{
+    rvd_base_slice behind = {NULL, 0};
+    const char *at = s->len > 0 ? (const char *)memchr(s->at, mark, s->len) : NULL;
+    if (!at) return behind;
+    behind.at = at + 1;
+    behind.len = s->len - (size_t)(at - s->at) - 1;
+    s->len = (size_t)(at - s->at);
+    return behind;
+}
+
 // Is it this word? The case of neither counts.
 static int rvd_http_is_word(rvd_base_slice s, const char *word)
 {
@@ -8934,36 +8947,31 @@ static int rvd_http_take_target(rvd_http_head *h, uint8_t c)
     return len == RVD_HTTP_TARGET_MAX ? 414 : RVD_HTTP_MORE;
 }
 
+// Does the byte stand where the form has this one? 0 is any digit.
+static int rvd_http_fits(char form, uint8_t c)
+{
+    return form == '0' ? rvd_http_is_digit(c) : c == (uint8_t)form;
+}
+
 // HTTP-version of RFC 9112 section 2.3. Another version may have other rules for the bytes that
 // follow, so it is checked before them.
 static int rvd_http_take_version(rvd_http_head *h, uint8_t c)
 {
-    static const char form[] = "HTTP/0.0";  // 0 stands for a digit
+    static const char form[] = "HTTP/0.0\r";
     size_t at = h->len - h->token_at;
-    if (at == sizeof form - 1) {
-        if (c != '\r') return 400;
-        if (memcmp(h->buf + h->token_at, "HTTP/1.1", at) != 0) return 505;
-        return rvd_http_enter(h, RVD_HTTP_AT_LINE_LF);
-    }
-    if (form[at] == '0') return rvd_http_is_digit(c) ? RVD_HTTP_MORE : 400;
-    return c == (uint8_t)form[at] ? RVD_HTTP_MORE : 400;
+    if (!rvd_http_fits(form[at], c)) return 400;
+    if (c != '\r') return RVD_HTTP_MORE;
+    if (memcmp(h->buf + h->token_at, "HTTP/1.1", at) != 0) return 505;
+    return rvd_http_enter(h, RVD_HTTP_AT_LINE_LF);
 }
 
 // status-line of RFC 9112 section 4. Version 1.0 is accepted because old load balancers use it in
 // their refusals.
 static int rvd_http_take_status(rvd_http_head *h, uint8_t c)
 {
-    static const char form[] = "HTTP/1.1 100 ";
-    int is_legal;
-    if (h->len == 7)
-        is_legal = c == '0' || c == '1';
-    else if (h->len == 9)
-        is_legal = c >= '1' && c <= '5';
-    else if (h->len == 10 || h->len == 11)
-        is_legal = rvd_http_is_digit(c);
-    else
-        is_legal = c == (uint8_t)form[h->len];
-    if (!is_legal) return RVD_HTTP_BAD;
+    static const char form[] = "HTTP/1.0 000 ";
+    if (!rvd_http_fits(form[h->len], c)) return RVD_HTTP_BAD;
+    if ((h->len == 7 && c > '1') || (h->len == 9 && (c < '1' || c > '5'))) return RVD_HTTP_BAD;
     return h->len + 1 == sizeof form - 1 ? rvd_http_enter(h, RVD_HTTP_AT_REASON) : RVD_HTTP_MORE;
 }
 
@@ -9122,7 +9130,7 @@ static int rvd_http_take_value_of(rvd_base_slice *rest, rvd_base_slice *value)
 static int rvd_http_take_param(rvd_base_slice *rest, rvd_base_slice name, rvd_http_params *out)
 {
     rvd_base_slice value;
-    if (rest->len == 0 || rest->at[0] != '=') return 0;
+    REVDIAL_ASSERT(rest->at[0] == '=');
     rvd_http_skip(rest, 1);
     if (!rvd_http_take_value_of(rest, &value) || out->count++ == RVD_HTTP_PARAMS_MAX) return 0;
     for (unsigned kind = 0; kind < RVD_HTTP_PARAM_KINDS; kind++) {
@@ -9134,17 +9142,26 @@ static int rvd_http_take_param(rvd_base_slice *rest, rvd_base_slice name, rvd_ht
     return 1;
 }
 
-// Reads a text that is a comma list of parameters.
-static int rvd_http_params_read(rvd_base_slice rest, rvd_http_params *out)
+// Reads a comma list of parameters, up to a token that no '=' follows.
+//   returns  1 and that token, empty at the end of the text; or 0: malformed
+static int rvd_http_params_read(rvd_base_slice *rest, rvd_http_params *out, rvd_base_slice *next)
 {
     memset(out, 0, sizeof *out);
     for (;;) {
-        rvd_http_skip_any(&rest, " \t,", 3);
-        if (rest.len == 0) return 1;
-        rvd_base_slice name = rvd_http_take_token(&rest);
-        rvd_http_skip_any(&rest, " \t", 2);
-        if (name.len == 0 || !rvd_http_take_param(&rest, name, out)) return 0;
+        rvd_http_skip_any(rest, " \t,", 3);
+        *next = rvd_http_take_token(rest);
+        rvd_http_skip_any(rest, " \t", 2);
+        if (next->len == 0) return rest->len == 0;
+        if (rest->len == 0 || rest->at[0] != '=') return 1;
+        if (!rvd_http_take_param(rest, *next, out)) return 0;
     }
+}
+
+// Reads a text that is such a list and nothing else.
+static int rvd_http_params_only(rvd_base_slice text, rvd_http_params *out)
+{
+    rvd_base_slice next;
+    return rvd_http_params_read(&text, out, &next) && next.len == 0;
 }
 
 // What the WWW-Authenticate lines of a 401 accept.
@@ -9185,27 +9202,20 @@ static void rvd_http_challenge_note(rvd_http_challenge *c, rvd_base_slice scheme
         c->schemes |= REVDIAL_AUTH_DIGEST;
 }
 
-// Adds one line, which may hold several challenges (RFC 9110 section 11.6.1): a token that no '='
-// follows begins the next challenge.
+// Adds one line, which may hold several challenges (RFC 9110 section 11.6.1): each begins with the
+// name of its scheme.
 static void rvd_http_challenge_read(rvd_http_challenge *c, rvd_base_slice rest)
 {
-    rvd_base_slice scheme = {NULL, 0}, word;
-    rvd_http_params params = {0};
-    for (;;) {
-        rvd_http_skip_any(&rest, " \t,", 3);
-        if (rest.len == 0) break;
-        word = rvd_http_take_token(&rest);
-        rvd_http_skip_any(&rest, " \t", 2);
-        if (word.len > 0 && (rest.len == 0 || rest.at[0] != '=')) {
-            rvd_http_challenge_note(c, scheme, &params);
-            memset(&params, 0, sizeof params);
-            scheme = word;
-        } else if (word.len == 0 || !rvd_http_take_param(&rest, word, &params)) {
+    rvd_base_slice scheme = {NULL, 0}, next;
+    rvd_http_params params;
+    do {
+        if (!rvd_http_params_read(&rest, &params, &next)) {
             c->is_bad = 1;
             return;
         }
-    }
-    rvd_http_challenge_note(c, scheme, &params);
+        rvd_http_challenge_note(c, scheme, &params);
+        scheme = next;
+    } while (scheme.len > 0);
 }
 
 // ---- what a head says ----
@@ -9302,14 +9312,8 @@ static void rvd_http_note_number(rvd_http_facts *f, rvd_base_slice number, uint6
 
 static void rvd_http_note_feature(rvd_http_facts *f, rvd_base_slice item)
 {
-    const char *equals = (const char *)memchr(item.at, '=', item.len);
-    rvd_base_slice key = {item.at, equals ? (size_t)(equals - item.at) : item.len};
-    rvd_base_slice number = {item.at + key.len, 0};
+    rvd_base_slice key = item, number = rvd_http_split(&key, '=');
     rvd_http_terms *t = &f->terms;
-    if (equals) {
-        number.at++;
-        number.len = item.len - key.len - 1;
-    }
     if (!rvd_http_is_token(item, '=')) f->flags |= RVD_HTTP_BAD_FEATURES;
     if (rvd_http_is_word(key, "window"))
         rvd_http_note_number(f, number, RVD_HTTP_WINDOW_MIN, &t->window, &t->has_window);
@@ -9325,17 +9329,13 @@ static void rvd_http_note_feature(rvd_http_facts *f, rvd_base_slice item)
 static int rvd_http_field_next(const rvd_http_head *h, size_t *at, rvd_base_slice *name,
                                rvd_base_slice *value)
 {
-    const char *line = h->buf + *at;
-    if (*line == '\r') return 0;
-    const char *colon = (const char *)memchr(line, ':', h->len - *at);
-    const char *cr = (const char *)memchr(line, '\r', h->len - *at);
-    REVDIAL_ASSERT(colon && cr && colon < cr);
-    name->at = line;
-    name->len = (size_t)(colon - line);
-    value->at = colon + 1;
-    value->len = (size_t)(cr - colon) - 1;
-    *value = rvd_base_trim(*value);
-    *at += (size_t)(cr - line) + 2;
+    name->at = h->buf + *at;
+    name->len = h->len - *at;
+    if (name->at[0] == '\r') return 0;
+    rvd_http_split(name, '\r');
+    *at += name->len + 2;
+    *value = rvd_base_trim(rvd_http_split(name, ':'));
+    REVDIAL_ASSERT(value->at);
     return 1;
 }
 
@@ -9599,7 +9599,7 @@ static int rvd_http_read_digest(rvd_http_head *h, rvd_base_slice rest, rvd_http_
     const unsigned needed = (1u << (RVD_HTTP_PARAM_CNONCE + 1)) - 1;  // the first eight
     rvd_http_params p;
     const rvd_base_slice *v = p.value;
-    if (!rvd_http_params_read(rest, &p) || (p.seen & needed) != needed) return 400;
+    if (!rvd_http_params_only(rest, &p) || (p.seen & needed) != needed) return 400;
     if (v[RVD_HTTP_PARAM_USERNAME].len > RVD_AUTH_IDENTITY_MAX) return 400;
     if (v[RVD_HTTP_PARAM_REALM].len > RVD_AUTH_REALM_MAX) return 400;
     if (v[RVD_HTTP_PARAM_URI].len > RVD_HTTP_TARGET_MAX) return 400;
@@ -10035,7 +10035,7 @@ static rvd_base_slice rvd_http_read_proof(const rvd_http_facts *f)
     static const rvd_base_slice none;
     rvd_http_params params;
     if (f->count[RVD_HTTP_FIELD_PROOF] != 1) return none;
-    if (!rvd_http_params_read(f->value[RVD_HTTP_FIELD_PROOF], &params)) return none;
+    if (!rvd_http_params_only(f->value[RVD_HTTP_FIELD_PROOF], &params)) return none;
     return params.value[RVD_HTTP_PARAM_RSPAUTH];
 }
 
@@ -10210,13 +10210,7 @@ static const char *rvd_egress_login_parse(rvd_base_slice info, rvd_egress_url *u
 {
     static const char why[] =
         "egress: user name or password too long, or not in the form of a URL (%XX)";
-    const char *colon = (const char *)memchr(info.at, ':', info.len);
-    size_t user_len = colon ? (size_t)(colon - info.at) : info.len;
-    rvd_base_slice user = {info.at, user_len}, password = {info.at + user_len, 0};
-    if (colon) {
-        password.at++;
-        password.len = info.len - user_len - 1;
-    }
+    rvd_base_slice user = info, password = rvd_http_split(&user, ':');
     ptrdiff_t n = rvd_egress_decode(user, u->user, sizeof u->user);
     if (n < 0) return why;
     u->user_len = (size_t)n;
@@ -10236,25 +10230,17 @@ static const char *rvd_egress_login_parse(rvd_base_slice info, rvd_egress_url *u
 static const char *rvd_egress_url_parse(const char *text, rvd_egress_url *u)
 {
     static const char *const schemes[] = {"http://", "socks5://", "socks5h://"};
-    rvd_base_slice rest = rvd_base_slice_of(text), info = {NULL, 0};
-    const char *at = NULL, *problem;
     size_t i = 0, count = sizeof schemes / sizeof schemes[0];
     while (i < count && strncmp(text, schemes[i], strlen(schemes[i])) != 0) i++;
     if (strncmp(text, "https://", 8) == 0)
         return "egress: there is no TLS to an egress proxy: write http://HOST:PORT";
     if (i == count) return "egress: not http://HOST:PORT or socks5://HOST:PORT";
     u->is_socks = i > 0;
-    rest.at += strlen(schemes[i]);
-    rest.len -= strlen(schemes[i]);
-    at = (const char *)memchr(rest.at, '@', rest.len);
-    if (at) {
-        info.at = rest.at;
-        info.len = (size_t)(at - rest.at);
-        rest.at += info.len + 1;
-        rest.len -= info.len + 1;
-        problem = rvd_egress_login_parse(info, u);
-        if (problem) return problem;
-    }
+    rvd_base_slice login = rvd_base_slice_of(text + strlen(schemes[i]));
+    rvd_base_slice rest = rvd_http_split(&login, '@');
+    const char *problem = rest.at ? rvd_egress_login_parse(login, u) : NULL;
+    if (problem) return problem;
+    if (!rest.at) rest = login;
     if (rest.len > 0 && rest.at[rest.len - 1] == '/') rest.len--;
     u->address = rest;
     return rvd_egress_is_address(rest) ? NULL
