@@ -8820,27 +8820,44 @@ static enum rvd_http_field_kind rvd_http_field_kind_of(rvd_base_slice name)
 //
 //     request:   METHOD -SP-> TARGET -SP-> VERSION -CR-> LINE_LF
 //     response:  STATUS -SP-> REASON -CR-> LINE_LF
-//     then:      LINE_LF -LF-> LINE -tchar-> NAME -:-> VALUE -CR-> LINE_LF
-//     at last:   LINE -CR-> BLANK_LF -LF-> done
+//     then:      LINE_LF -LF-> NAME -:-> VALUE -CR-> LINE_LF
+//     at last:   NAME -CR-> BLANK_LF -LF-> done
 enum rvd_http_state {
     RVD_HTTP_AT_METHOD = 0,  // a request starts here
     RVD_HTTP_AT_TARGET,
     RVD_HTTP_AT_VERSION,
-    RVD_HTTP_AT_STATUS,  // a response starts here: "HTTP/1.1 101 "
+    RVD_HTTP_AT_STATUS,  // a response starts here: "HTTP/1.1 101"
     RVD_HTTP_AT_REASON,
     RVD_HTTP_AT_LINE_LF,
-    RVD_HTTP_AT_LINE,  // a field, or the blank line
-    RVD_HTTP_AT_NAME,
+    RVD_HTTP_AT_NAME,  // of a field; none in the blank line
     RVD_HTTP_AT_VALUE,
     RVD_HTTP_AT_BLANK_LF
 };
+
+typedef struct rvd_http_part {
+    uint8_t end;        // the byte behind it
+    uint8_t next;       // enum rvd_http_state
+    uint16_t min, max;  // bytes that it has
+    uint16_t too_long;  // the verdict on more
+} rvd_http_part;
+
+static const rvd_http_part rvd_http_parts[] = {
+    [RVD_HTTP_AT_METHOD] = {' ', RVD_HTTP_AT_TARGET, 1, RVD_HTTP_METHOD_MAX, 400},
+    [RVD_HTTP_AT_TARGET] = {' ', RVD_HTTP_AT_VERSION, 1, RVD_HTTP_TARGET_MAX, 414},
+    [RVD_HTTP_AT_VERSION] = {'\r', RVD_HTTP_AT_LINE_LF, 8, 8, 400},
+    [RVD_HTTP_AT_STATUS] = {' ', RVD_HTTP_AT_REASON, 12, 12, 400},
+    [RVD_HTTP_AT_REASON] = {'\r', RVD_HTTP_AT_LINE_LF, 0, RVD_HTTP_HEAD_MAX, 431},
+    [RVD_HTTP_AT_LINE_LF] = {'\n', RVD_HTTP_AT_NAME, 0, 0, 400},
+    [RVD_HTTP_AT_NAME] = {':', RVD_HTTP_AT_VALUE, 1, RVD_HTTP_HEAD_MAX, 431},
+    [RVD_HTTP_AT_VALUE] = {'\r', RVD_HTTP_AT_LINE_LF, 0, RVD_HTTP_HEAD_MAX, 431},
+    [RVD_HTTP_AT_BLANK_LF] = {'\n', RVD_HTTP_AT_BLANK_LF, 0, 0, 400}};
 
 // The head of a message while it arrives. After RVD_HTTP_DONE its bytes follow the grammar.
 typedef struct rvd_http_head {
     rvd_heap *heap;
     char *buf;         // holds a secret: wiped before it is given back
     size_t size, len;  // len <= RVD_HTTP_HEAD_MAX
-    size_t token_at;   // where the method, target, version or name that is being read begins
+    size_t token_at;   // where the part that is being read begins
     size_t target_at, target_len;
     size_t fields_at;  // where the first header line begins
     int is_request;
@@ -8898,129 +8915,81 @@ static int rvd_http_head_grow(rvd_http_head *h)
     return 1;
 }
 
+// The byte that is being judged ends a part.
 static void rvd_http_become(rvd_http_head *h, enum rvd_http_state to)
 {
-    static const unsigned arrows[] = {[RVD_HTTP_AT_METHOD] = 1u << RVD_HTTP_AT_TARGET,
-                                      [RVD_HTTP_AT_TARGET] = 1u << RVD_HTTP_AT_VERSION,
-                                      [RVD_HTTP_AT_VERSION] = 1u << RVD_HTTP_AT_LINE_LF,
-                                      [RVD_HTTP_AT_STATUS] = 1u << RVD_HTTP_AT_REASON,
-                                      [RVD_HTTP_AT_REASON] = 1u << RVD_HTTP_AT_LINE_LF,
-                                      [RVD_HTTP_AT_LINE_LF] = 1u << RVD_HTTP_AT_LINE,
-                                      [RVD_HTTP_AT_LINE] =
-                                          1u << RVD_HTTP_AT_NAME | 1u << RVD_HTTP_AT_BLANK_LF,
-                                      [RVD_HTTP_AT_NAME] = 1u << RVD_HTTP_AT_VALUE,
-                                      [RVD_HTTP_AT_VALUE] = 1u << RVD_HTTP_AT_LINE_LF,
-                                      [RVD_HTTP_AT_BLANK_LF] = 0};
-    REVDIAL_ASSERT(arrows[h->state] & 1u << to);
-    (void)arrows;  // without assertions
+    REVDIAL_ASSERT((int)to == rvd_http_parts[h->state].next ||
+                   (h->state == RVD_HTTP_AT_NAME && to == RVD_HTTP_AT_BLANK_LF));
     h->state = to;
-}
-
-// The byte being judged ends a token; the next one begins another.
-static int rvd_http_enter(rvd_http_head *h, enum rvd_http_state state)
-{
-    rvd_http_become(h, state);
     h->token_at = h->len + 1;
-    return RVD_HTTP_MORE;
 }
 
-// TLS, SOCKS, RDP and scanners begin with a byte that no HTTP client sends first, and they read no
-// answer.
-static int rvd_http_take_method(rvd_http_head *h, uint8_t c)
+// Does a part of this form have this byte there? 0 stands for a digit.
+static int rvd_http_fits(const char *form, size_t at, uint8_t c)
 {
-    int is_control = c < ' ' && c != '\r' && c != '\n' && c != '\t';
-    if (h->len == 0 && (is_control || c >= 0x7f)) return RVD_HTTP_DROP;
-    if (c == ' ' && h->len > 0) return rvd_http_enter(h, RVD_HTTP_AT_TARGET);
-    if (c < 'A' || c > 'Z' || h->len == RVD_HTTP_METHOD_MAX) return 400;
-    return RVD_HTTP_MORE;
+    return form[at] == '0' ? rvd_http_is_digit(c) : form[at] && c == (uint8_t)form[at];
 }
 
-static int rvd_http_take_target(rvd_http_head *h, uint8_t c)
+// May the part have this byte?
+static int rvd_http_is_legal(const rvd_http_head *h, uint8_t c, size_t at)
 {
-    size_t len = h->len - h->token_at;
-    if (c == ' ' && len > 0) {
+    switch (h->state) {
+    case RVD_HTTP_AT_METHOD: return c >= 'A' && c <= 'Z';
+    case RVD_HTTP_AT_TARGET: return c > ' ' && c < 0x7f;
+    case RVD_HTTP_AT_VERSION: return rvd_http_fits("HTTP/0.0", at, c);  // RFC 9112 section 2.3
+    case RVD_HTTP_AT_STATUS:  // section 4; old load balancers use version 1.0 in their refusals
+        return rvd_http_fits("HTTP/1.0 000", at, c) && (at != 7 || c <= '1') &&
+               (at != 9 || (c >= '1' && c <= '5'));
+    case RVD_HTTP_AT_REASON: return rvd_http_is_value_byte(c, 0);
+    case RVD_HTTP_AT_NAME: return rvd_http_is_tchar(c);
+    case RVD_HTTP_AT_VALUE: return rvd_http_is_value_byte(c, h->ascii_only);
+    case RVD_HTTP_AT_LINE_LF:
+    case RVD_HTTP_AT_BLANK_LF: break;
+    }
+    return 0;
+}
+
+// The byte ends a part that is legal.
+static int rvd_http_take_end(rvd_http_head *h, size_t len)
+{
+    rvd_base_slice part = {h->buf + h->token_at, len};
+    if (h->state == RVD_HTTP_AT_BLANK_LF) return RVD_HTTP_DONE;
+    // Another version may have other rules for the bytes that follow, so it is checked before them.
+    if (h->state == RVD_HTTP_AT_VERSION && memcmp(part.at, "HTTP/1.1", len) != 0) return 505;
+    if (h->state == RVD_HTTP_AT_NAME)
+        h->ascii_only = rvd_http_field_kind_of(part) != RVD_HTTP_FIELD_OTHER;
+    if (h->state == RVD_HTTP_AT_TARGET) {
         h->target_at = h->token_at;
         h->target_len = len;
-        return rvd_http_enter(h, RVD_HTTP_AT_VERSION);
     }
-    if (c <= ' ' || c >= 0x7f) return 400;
-    return len == RVD_HTTP_TARGET_MAX ? 414 : RVD_HTTP_MORE;
+    rvd_http_become(h, (enum rvd_http_state)rvd_http_parts[h->state].next);
+    return RVD_HTTP_MORE;
 }
 
-// Does the byte stand where the form has this one? 0 is any digit.
-static int rvd_http_fits(char form, uint8_t c)
-{
-    return form == '0' ? rvd_http_is_digit(c) : c == (uint8_t)form;
-}
-
-// HTTP-version of RFC 9112 section 2.3. Another version may have other rules for the bytes that
-// follow, so it is checked before them.
-static int rvd_http_take_version(rvd_http_head *h, uint8_t c)
-{
-    static const char form[] = "HTTP/0.0\r";
-    size_t at = h->len - h->token_at;
-    if (!rvd_http_fits(form[at], c)) return 400;
-    if (c != '\r') return RVD_HTTP_MORE;
-    if (memcmp(h->buf + h->token_at, "HTTP/1.1", at) != 0) return 505;
-    return rvd_http_enter(h, RVD_HTTP_AT_LINE_LF);
-}
-
-// status-line of RFC 9112 section 4. Version 1.0 is accepted because old load balancers use it in
-// their refusals.
-static int rvd_http_take_status(rvd_http_head *h, uint8_t c)
-{
-    static const char form[] = "HTTP/1.0 000 ";
-    if (!rvd_http_fits(form[h->len], c)) return RVD_HTTP_BAD;
-    if ((h->len == 7 && c > '1') || (h->len == 9 && (c < '1' || c > '5'))) return RVD_HTTP_BAD;
-    return h->len + 1 == sizeof form - 1 ? rvd_http_enter(h, RVD_HTTP_AT_REASON) : RVD_HTTP_MORE;
-}
-
+// The byte begins a field, or the blank line.
 static int rvd_http_take_line(rvd_http_head *h, uint8_t c)
 {
     if (h->fields == 0) h->fields_at = h->len;
-    if (c == '\r') return rvd_http_enter(h, RVD_HTTP_AT_BLANK_LF);
+    if (c == '\r') {
+        rvd_http_become(h, RVD_HTTP_AT_BLANK_LF);
+        return RVD_HTTP_MORE;
+    }
     if (!rvd_http_is_tchar(c)) return 400;
-    if (h->fields == RVD_HTTP_FIELDS_MAX) return 431;
-    h->fields++;
-    rvd_http_become(h, RVD_HTTP_AT_NAME);
-    h->token_at = h->len;
-    return RVD_HTTP_MORE;
-}
-
-static int rvd_http_take_name(rvd_http_head *h, uint8_t c)
-{
-    rvd_base_slice name = {h->buf + h->token_at, h->len - h->token_at};
-    if (c != ':') return rvd_http_is_tchar(c) ? RVD_HTTP_MORE : 400;
-    h->ascii_only = rvd_http_field_kind_of(name) != RVD_HTTP_FIELD_OTHER;
-    return rvd_http_enter(h, RVD_HTTP_AT_VALUE);
-}
-
-static int rvd_http_take_value(rvd_http_head *h, uint8_t c, int ascii_only)
-{
-    if (c == '\r') return rvd_http_enter(h, RVD_HTTP_AT_LINE_LF);
-    return rvd_http_is_value_byte(c, ascii_only) ? RVD_HTTP_MORE : 400;
-}
-
-static int rvd_http_take_lf(rvd_http_head *h, uint8_t c)
-{
-    return c == '\n' ? rvd_http_enter(h, RVD_HTTP_AT_LINE) : 400;
+    return h->fields++ == RVD_HTTP_FIELDS_MAX ? 431 : RVD_HTTP_MORE;
 }
 
 static int rvd_http_take(rvd_http_head *h, uint8_t c)
 {
-    switch (h->state) {
-    case RVD_HTTP_AT_METHOD: return rvd_http_take_method(h, c);
-    case RVD_HTTP_AT_TARGET: return rvd_http_take_target(h, c);
-    case RVD_HTTP_AT_VERSION: return rvd_http_take_version(h, c);
-    case RVD_HTTP_AT_STATUS: return rvd_http_take_status(h, c);
-    case RVD_HTTP_AT_REASON: return rvd_http_take_value(h, c, 0);
-    case RVD_HTTP_AT_LINE_LF: return rvd_http_take_lf(h, c);
-    case RVD_HTTP_AT_LINE: return rvd_http_take_line(h, c);
-    case RVD_HTTP_AT_NAME: return rvd_http_take_name(h, c);
-    case RVD_HTTP_AT_VALUE: return rvd_http_take_value(h, c, h->ascii_only);
-    case RVD_HTTP_AT_BLANK_LF: return c == '\n' ? RVD_HTTP_DONE : 400;
-    }
-    return 400;
+    const rvd_http_part *part = &rvd_http_parts[h->state];
+    size_t len = h->len - h->token_at;
+    int is_control = c < ' ' && c != '\r' && c != '\n' && c != '\t';
+    // TLS, SOCKS, RDP and scanners begin with a byte that no HTTP client sends first, and they read
+    // no answer.
+    if (h->is_request && h->len == 0 && (is_control || c >= 0x7f)) return RVD_HTTP_DROP;
+    if (c == part->end && len >= part->min) return rvd_http_take_end(h, len);
+    if (h->state == RVD_HTTP_AT_NAME && len == 0) return rvd_http_take_line(h, c);
+    if (!rvd_http_is_legal(h, c, len)) return 400;
+    return len == part->max ? part->too_long : RVD_HTTP_MORE;
 }
 
 // Takes bytes until the head is complete or illegal, and none beyond.
