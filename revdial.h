@@ -15054,10 +15054,12 @@ typedef struct rvd_loop_worker {
     pthread_t thread;
     rvd_loop_job *job;    // given to it while it idled
     rvd_sys_latch given;  // opened after job was set, or when the pool closes
+    int is_left;          // in its job when the pool was left: nobody joins it
 } rvd_loop_worker;
 
 // Every thread that ends joins the one that ended before it, and rvd_loop_pool_close() joins the
-// last: all threads are joined, and no join waits for a thread that is not ending.
+// last: all threads are joined, except those that rvd_loop_pool_leave() leaves, and no join waits
+// for a thread that is not ending.
 typedef struct rvd_loop_pool {
     unsigned max;  // set before start, then read-only
     pthread_mutex_t lock;
@@ -15065,7 +15067,9 @@ typedef struct rvd_loop_pool {
     rvd_loop_job *jobs, **jobs_end;  // guarded by lock, as all below: jobs that wait
     size_t job_count;                // waiting and running; never less than the busy threads
     rvd_base_link idle, busy;        // of rvd_loop_worker, idle ones only if no job waits
-    unsigned thread_count;
+    unsigned thread_count;           // without those that are left
+    unsigned left_count;             // these, and the one that leaves the pool
+    void (*release)(struct rvd_loop_pool *pool);
     int closed;
     int has_ended;
     pthread_t ended;  // if has_ended: to be joined
@@ -15112,6 +15116,16 @@ static rvd_loop_job *rvd_loop_pool_take_locked(rvd_loop_pool *pool, rvd_loop_wor
     return job;
 }
 
+// The last one that uses a pool that is left gives its memory back.
+static void rvd_loop_pool_unuse_locked(rvd_loop_pool *pool)
+{
+    int is_last = --pool->left_count == 0;
+    pthread_mutex_unlock(&pool->lock);
+    if (!is_last) return;
+    rvd_sys_monitor_close(&pool->lock, &pool->over);
+    pool->release(pool);
+}
+
 static void *rvd_loop_pool_thread(void *arg)
 {
     rvd_loop_pool *pool = arg;
@@ -15119,13 +15133,17 @@ static void *rvd_loop_pool_thread(void *arg)
     rvd_loop_job *job;
     rvd_base_link_init(&me.link);
     pthread_mutex_lock(&pool->lock);
-    while ((job = rvd_loop_pool_take_locked(pool, &me)) != NULL) {
+    while (!me.is_left && (job = rvd_loop_pool_take_locked(pool, &me)) != NULL) {
         rvd_base_link_push(&pool->busy, &me.link);
         pthread_mutex_unlock(&pool->lock);
         job->run(job);
         pthread_mutex_lock(&pool->lock);
         rvd_base_link_remove(&me.link);
         pool->job_count--;
+    }
+    if (me.is_left) {
+        rvd_loop_pool_unuse_locked(pool);
+        return NULL;
     }
     int has_before = pool->has_ended;
     pthread_t before = pool->ended;
@@ -15189,27 +15207,51 @@ static int rvd_loop_pool_is_mine(rvd_loop_pool *pool)
     return yes;
 }
 
-// Refuses new jobs, runs those that wait, joins all threads.
+// Refuses new jobs, runs those that wait, joins the threads.
+static void rvd_loop_pool_end_locked(rvd_loop_pool *pool)
+{
+    pool->closed = 1;
+    RVD_BASE_EACH (rvd_loop_worker, w, &pool->idle, link) rvd_sys_latch_open(&w->given);
+    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->over, &pool->lock, INT64_MAX);
+    if (pool->has_ended) pthread_join(pool->ended, NULL);  // it does not take the lock again
+}
+
 //   blocks   until the last job has returned
 //   thread   any but the pool's
 static void rvd_loop_pool_close(rvd_loop_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
-    pool->closed = 1;
-    RVD_BASE_EACH (rvd_loop_worker, w, &pool->idle, link) rvd_sys_latch_open(&w->given);
-    while (pool->thread_count > 0) rvd_sys_cond_wait(&pool->over, &pool->lock, INT64_MAX);
+    rvd_loop_pool_end_locked(pool);
     pthread_mutex_unlock(&pool->lock);
-    if (pool->has_ended) pthread_join(pool->ended, NULL);
     rvd_sys_monitor_close(&pool->lock, &pool->over);
+}
+
+// The same, without waiting for jobs that run. The last one of them to end, or this call, gives the
+// memory of the pool back with `release`, so the jobs may use what is freed with it.
+//   blocks   until the jobs that had to wait have returned
+//   thread   any but the pool's
+static void rvd_loop_pool_leave(rvd_loop_pool *pool, void (*release)(rvd_loop_pool *pool))
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->release = release;
+    pool->left_count = 1;
+    RVD_BASE_EACH (rvd_loop_worker, w, &pool->busy, link) {
+        w->is_left = 1;
+        pthread_detach(w->thread);
+        pool->thread_count--;
+        pool->left_count++;
+    }
+    rvd_loop_pool_end_locked(pool);
+    rvd_loop_pool_unuse_locked(pool);
 }
 
 // ================================================================================================
 // MARK: impl.lookup  uses: base sys loop
 // Host names to addresses, for many askers at once. The system's resolver cannot be interrupted, so
-// nothing waits for its threads: a cancelled lookup is forgotten, and a thread that is still in the
-// resolver when the desk closes is detached. It then uses only the desk, which is a block of its
-// own from malloc() and is freed by its last user.
-// Start at rvd_lookup_begin(). Lock order: the desk's, then a loop's.
+// nothing waits for it: a cancelled lookup is forgotten, and a thread that is still in the resolver
+// when the desk closes is left. It then uses only the desk, which is a block of its own from
+// malloc() and is freed by its last user.
+// Start at rvd_lookup_begin(). Lock order: the desk's, then its pool's or a loop's.
 // ================================================================================================
 
 enum {
@@ -15219,21 +15261,14 @@ enum {
     RVD_LOOKUP_URGENT = 0       // the asker whose lookups wait for no place
 };
 
-// WAITING --> READY --> RUNNING --> over
-enum rvd_lookup_state {
-    RVD_LOOKUP_IS_WAITING,  // for a place
-    RVD_LOOKUP_IS_READY,    // has a place, and the next thread takes it
-    RVD_LOOKUP_IS_RUNNING   // in the resolver
-};
-
 // A name that one asker wants to know, however many lookups it has for it.
 typedef struct rvd_lookup_name {
-    rvd_base_link link;     // of those in the same state
+    rvd_base_link link;     // of those that wait, or that run
     rvd_base_link lookups;  // of rvd_lookup; empty when all were cancelled
-    enum rvd_lookup_state state;
+    rvd_loop_job job;       // asks the resolver
+    struct rvd_lookup_desk *desk;
+    int is_running;  // it has a place and a thread
     uint64_t asker, zone;
-    pthread_t thread;  // RUNNING
-    int is_left;       // RUNNING: the desk has closed
     char host[RVD_SYS_HOST_MAX + 1];
 } rvd_lookup_name;
 
@@ -15251,23 +15286,18 @@ typedef struct rvd_lookup {
 } rvd_lookup;
 
 typedef struct rvd_lookup_desk {
-    atomic_uint users;  // its owner, and each thread
+    rvd_loop_pool pool;
     pthread_mutex_t lock;
-    pthread_cond_t changed;
     // guarded by lock
-    rvd_base_link waiting, ready, running;  // of rvd_lookup_name
-    unsigned ready_count, idle_count;       // names and threads that wait for each other
-    unsigned thread_count;                  // without detached ones
+    rvd_base_link waiting, running;  // of rvd_lookup_name
     int closed;
-    int has_ended;
-    pthread_t ended;  // if has_ended: to be joined, as in a pool
 } rvd_lookup_desk;
 
-static void rvd_lookup_release(rvd_lookup_desk *d)
+static void rvd_lookup_free(rvd_loop_pool *pool)
 {
+    rvd_lookup_desk *d = RVD_BASE_OWNER(pool, rvd_lookup_desk, pool);
     rvd_heap heap = {NULL, NULL, sizeof *d};
-    if (atomic_fetch_sub(&d->users, 1) > 1) return;
-    rvd_sys_monitor_close(&d->lock, &d->changed);
+    pthread_mutex_destroy(&d->lock);
     rvd_base_free(&heap, d, sizeof *d);
 }
 
@@ -15277,11 +15307,12 @@ static rvd_lookup_desk *rvd_lookup_open(void)
     rvd_heap heap = {NULL, NULL, 0};
     rvd_lookup_desk *d = rvd_base_alloc(&heap, sizeof *d);
     if (!d) return NULL;
-    atomic_init(&d->users, 1);
     rvd_base_link_init(&d->waiting);
-    rvd_base_link_init(&d->ready);
     rvd_base_link_init(&d->running);
-    if (rvd_sys_monitor_open(&d->lock, &d->changed) == 0) return d;
+    if (pthread_mutex_init(&d->lock, NULL) == 0) {
+        if (rvd_loop_pool_open(&d->pool, UINT_MAX) == 0) return d;
+        pthread_mutex_destroy(&d->lock);
+    }
     rvd_base_free(&heap, d, sizeof *d);
     return NULL;
 }
@@ -15303,11 +15334,6 @@ static const char *rvd_lookup_zone(const char *host)
     return at;
 }
 
-static rvd_lookup_name *rvd_lookup_name_of(rvd_base_link *l)
-{
-    return RVD_BASE_OWNER(l, rvd_lookup_name, link);
-}
-
 static void rvd_lookup_name_free(rvd_lookup_name *n)
 {
     rvd_heap heap = {NULL, NULL, sizeof *n};
@@ -15315,39 +15341,20 @@ static void rvd_lookup_name_free(rvd_lookup_name *n)
     rvd_base_free(&heap, n, sizeof *n);
 }
 
-static void rvd_lookup_become(rvd_lookup_desk *d, rvd_lookup_name *n, enum rvd_lookup_state state)
-{
-    REVDIAL_ASSERT(state == n->state + 1);
-    rvd_base_link_remove(&n->link);
-    rvd_base_link_push(state == RVD_LOOKUP_IS_READY ? &d->ready : &d->running, &n->link);
-    n->state = state;
-}
-
-typedef struct rvd_lookup_places {
-    unsigned all, askers, zones;  // taken: in all, by one asker, by one zone of it
-} rvd_lookup_places;
-
-static void rvd_lookup_count(const rvd_base_link *list, const rvd_lookup_name *n,
-                             rvd_lookup_places *out)
-{
-    RVD_BASE_EACH (const rvd_lookup_name, other, list, link) {
-        if (other->asker == RVD_LOOKUP_URGENT) continue;
-        out->all++;
-        out->askers += other->asker == n->asker;
-        out->zones += other->asker == n->asker && other->zone == n->zone;
-    }
-}
-
 // One asker may hold no more places than are free, and half as many for names of one zone. So there
 // is a place for the next asker, however many slow lookups the others have.
 static int rvd_lookup_may_start(const rvd_lookup_desk *d, const rvd_lookup_name *n)
 {
-    rvd_lookup_places taken = {0, 0, 0};
+    unsigned all = 0, of_asker = 0, of_zone = 0;
     if (n->asker == RVD_LOOKUP_URGENT) return 1;
-    rvd_lookup_count(&d->ready, n, &taken);
-    rvd_lookup_count(&d->running, n, &taken);
-    unsigned left = taken.all < RVD_LOOKUP_PLACES ? RVD_LOOKUP_PLACES - taken.all : 0;
-    return taken.askers < left && 2 * taken.zones < left;
+    RVD_BASE_EACH (const rvd_lookup_name, other, &d->running, link) {
+        if (other->asker == RVD_LOOKUP_URGENT) continue;
+        all++;
+        of_asker += other->asker == n->asker;
+        of_zone += other->asker == n->asker && other->zone == n->zone;
+    }
+    unsigned left = all < RVD_LOOKUP_PLACES ? RVD_LOOKUP_PLACES - all : 0;
+    return of_asker < left && 2 * of_zone < left;
 }
 
 // The first name that may start. If one may not, others of the same asker and zone behind it are
@@ -15363,26 +15370,16 @@ static rvd_lookup_name *rvd_lookup_next(rvd_lookup_desk *d)
     return NULL;
 }
 
-static void *rvd_lookup_thread(void *arg);
-
-// Assigns places to waiting names, and starts threads for them.
-static void rvd_lookup_dispatch_locked(rvd_lookup_desk *d)
+// Gives names that wait their places, and a thread each.
+//   flags    as of rvd_loop_pool_submit()
+static void rvd_lookup_dispatch_locked(rvd_lookup_desk *d, unsigned flags)
 {
     rvd_lookup_name *n;
     while (!d->closed && (n = rvd_lookup_next(d)) != NULL) {
-        if (d->idle_count <= d->ready_count) {
-            pthread_t thread;
-            atomic_fetch_add(&d->users, 1);
-            if (rvd_sys_thread_start(&thread, rvd_lookup_thread, d, 0) < 0) {
-                atomic_fetch_sub(&d->users, 1);  // the caller is one
-                return;
-            }
-            d->thread_count++;
-            d->idle_count++;
-        }
-        rvd_lookup_become(d, n, RVD_LOOKUP_IS_READY);
-        d->ready_count++;
-        pthread_cond_signal(&d->changed);
+        if (rvd_loop_pool_submit(&d->pool, &n->job, flags) < 0) return;
+        n->is_running = 1;
+        rvd_base_link_remove(&n->link);
+        rvd_base_link_push(&d->running, &n->link);
     }
 }
 
@@ -15402,69 +15399,34 @@ static void rvd_lookup_tell_locked(rvd_lookup_name *n, const rvd_sys_addr *found
     }
 }
 
-// The next name, waiting for one; NULL: this thread has to end.
-static rvd_lookup_name *rvd_lookup_take_locked(rvd_lookup_desk *d)
+// Where no other thread can be had, this one also asks for the names that get a place by its end.
+static void rvd_lookup_run(rvd_loop_job *job)
 {
-    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_POOL_IDLE_US;
-    int r = 0;
-    while (rvd_base_link_is_alone(&d->ready) && !d->closed && r == 0)
-        r = rvd_sys_cond_wait(&d->changed, &d->lock, until_us);
-    d->idle_count--;
-    if (rvd_base_link_is_alone(&d->ready)) return NULL;
-    rvd_lookup_name *n = rvd_lookup_name_of(d->ready.next);
-    d->ready_count--;
-    n->thread = pthread_self();
-    rvd_lookup_become(d, n, RVD_LOOKUP_IS_RUNNING);
-    return n;
-}
-
-// As in a pool, a thread that ends joins the one that ended before it. Releases the lock.
-static void rvd_lookup_thread_end_locked(rvd_lookup_desk *d)
-{
-    int has_before = d->has_ended;
-    pthread_t before = d->ended;
-    d->ended = pthread_self();
-    d->has_ended = 1;
-    if (--d->thread_count == 0) pthread_cond_broadcast(&d->changed);
-    pthread_mutex_unlock(&d->lock);
-    if (has_before) pthread_join(before, NULL);
-}
-
-static void *rvd_lookup_thread(void *arg)
-{
-    rvd_lookup_desk *d = arg;
+    rvd_lookup_name *n = RVD_BASE_OWNER(job, rvd_lookup_name, job);
+    rvd_lookup_desk *d = n->desk;
     rvd_sys_addr found[RVD_LOOKUP_ADDRESSES];
-    rvd_lookup_name *n;
-    int is_left = 0;
     pthread_mutex_lock(&d->lock);
-    while (!is_left && (n = rvd_lookup_take_locked(d)) != NULL) {
+    if (!rvd_base_link_is_alone(&n->lookups)) {
         pthread_mutex_unlock(&d->lock);
         int count = rvd_sys_resolve(n->host, 0, found, RVD_LOOKUP_ADDRESSES);
         pthread_mutex_lock(&d->lock);
-        is_left = n->is_left;
         rvd_lookup_tell_locked(n, found, count);
-        rvd_lookup_name_free(n);
-        d->idle_count++;
-        rvd_lookup_dispatch_locked(d);
     }
-    if (is_left)
-        pthread_mutex_unlock(&d->lock);
-    else
-        rvd_lookup_thread_end_locked(d);
-    rvd_lookup_release(d);
-    return NULL;
+    rvd_lookup_name_free(n);
+    rvd_lookup_dispatch_locked(d, 0);
+    pthread_mutex_unlock(&d->lock);
 }
 
 // The name, if this asker is looking it up already. *waiting: how many of its names wait.
 static rvd_lookup_name *rvd_lookup_find(rvd_lookup_desk *d, uint64_t asker, const char *host,
                                         unsigned *waiting)
 {
-    rvd_base_link *lists[] = {&d->waiting, &d->ready, &d->running};
+    rvd_base_link *lists[] = {&d->waiting, &d->running};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         RVD_BASE_EACH (rvd_lookup_name, n, lists[i], link) {
             if (n->asker != asker) continue;
             if (strcmp(n->host, host) == 0) return n;
-            *waiting += n->state == RVD_LOOKUP_IS_WAITING;
+            *waiting += !n->is_running;
         }
     return NULL;
 }
@@ -15476,6 +15438,8 @@ static rvd_lookup_name *rvd_lookup_name_new(rvd_lookup_desk *d, uint64_t asker, 
     if (!n) return NULL;
     rvd_base_link_init(&n->lookups);
     rvd_base_link_init(&n->link);
+    n->job.run = rvd_lookup_run;
+    n->desk = d;
     n->asker = asker;
     n->zone = rvd_lookup_hash(rvd_lookup_zone(host));
     RVD_BASE_JOIN(n->host, sizeof n->host, host);
@@ -15500,9 +15464,9 @@ static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
         r = -EAGAIN;
     else if (!n && !(n = rvd_lookup_name_new(d, asker, e->host)))
         r = -ENOMEM;
-    if (r == 0) rvd_lookup_dispatch_locked(d);
-    if (r == 0 && n->state == RVD_LOOKUP_IS_WAITING && rvd_base_link_is_alone(&n->lookups) &&
-        (asker == RVD_LOOKUP_URGENT || d->thread_count == 0)) {
+    if (r == 0) rvd_lookup_dispatch_locked(d, RVD_LOOP_NO_QUEUE);
+    if (r == 0 && !n->is_running && rvd_base_link_is_alone(&n->lookups) &&
+        (asker == RVD_LOOKUP_URGENT || rvd_base_link_is_alone(&d->running))) {
         rvd_lookup_name_free(n);
         r = -EAGAIN;
     }
@@ -15514,7 +15478,7 @@ static int rvd_lookup_begin(rvd_lookup_desk *d, rvd_lookup *l, uint64_t asker,
     return r;
 }
 
-// Cancels a lookup. If it was the last of a name that has no thread yet, the name is dropped.
+// Cancels a lookup. If it was the last of a name that waits for a place, the name is dropped.
 //   returns  1; 0: it was not waiting, or its task has been posted
 //   thread   any
 static int rvd_lookup_cancel(rvd_lookup_desk *d, rvd_lookup *l)
@@ -15524,38 +15488,24 @@ static int rvd_lookup_cancel(rvd_lookup_desk *d, rvd_lookup *l)
     if (n) {
         l->name = NULL;
         rvd_base_link_remove(&l->link);
-        if (rvd_base_link_is_alone(&n->lookups) && n->state != RVD_LOOKUP_IS_RUNNING) {
-            d->ready_count -= n->state == RVD_LOOKUP_IS_READY;
-            rvd_lookup_name_free(n);
-            rvd_lookup_dispatch_locked(d);
-        }
+        if (rvd_base_link_is_alone(&n->lookups) && !n->is_running) rvd_lookup_name_free(n);
     }
     pthread_mutex_unlock(&d->lock);
     return n != NULL;
 }
 
-// Drops names that have no thread yet, and detaches the threads that are in the resolver.
-//   blocks   until the other threads have ended, which they do at once
+// Drops names that wait, and leaves the threads that are in the resolver.
 static void rvd_lookup_close(rvd_lookup_desk *d)
 {
     if (!d) return;
     pthread_mutex_lock(&d->lock);
     d->closed = 1;
     while (!rvd_base_link_is_alone(&d->waiting))
-        rvd_lookup_name_free(rvd_lookup_name_of(d->waiting.next));
-    while (!rvd_base_link_is_alone(&d->ready))
-        rvd_lookup_name_free(rvd_lookup_name_of(d->ready.next));
-    RVD_BASE_EACH (rvd_lookup_name, n, &d->running, link) {
+        rvd_lookup_name_free(RVD_BASE_OWNER(d->waiting.next, rvd_lookup_name, link));
+    RVD_BASE_EACH (const rvd_lookup_name, n, &d->running, link)
         REVDIAL_ASSERT(rvd_base_link_is_alone(&n->lookups));
-        n->is_left = 1;
-        pthread_detach(n->thread);
-        d->thread_count--;
-    }
-    pthread_cond_broadcast(&d->changed);
-    while (d->thread_count > 0) rvd_sys_cond_wait(&d->changed, &d->lock, INT64_MAX);
     pthread_mutex_unlock(&d->lock);
-    if (d->has_ended) pthread_join(d->ended, NULL);
-    rvd_lookup_release(d);
+    rvd_loop_pool_leave(&d->pool, rvd_lookup_free);
 }
 
 // ================================================================================================

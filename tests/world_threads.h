@@ -191,7 +191,7 @@ static int sim_pthread_cond_timedwait(sim_pthread_cond_t *c, sim_pthread_mutex_t
     return cond_wait(c, m, time_of(until));
 }
 
-static int sim_pthread_cond_signal(sim_pthread_cond_t *c)
+static inline int sim_pthread_cond_signal(sim_pthread_cond_t *c)
 {
     wake_one(&c->waits);
     fiber_may_yield();
