@@ -9491,12 +9491,6 @@ static const char *rvd_http_origins_problem(const char *origins)
     return NULL;
 }
 
-// Did the backend ask for an upgrade? Revdial-Upgrade says so, which no middlebox removes.
-static int rvd_http_has_copy(const rvd_http_facts *f)
-{
-    return rvd_http_carrier_bit(f->value[RVD_HTTP_FIELD_COPY]) != 0;
-}
-
 // Do the fields look like those of a health check, a browser or a crawler?
 static int rvd_http_is_probe(const rvd_http_facts *f)
 {
@@ -9673,7 +9667,8 @@ static int rvd_http_request_read(rvd_http_head *h, const char *path, const char 
     status = rvd_http_check_framing(&facts);
     if (status) return status;
     status = rvd_http_check_upgrade(&facts);
-    out->is_stripped = status == 426 && rvd_http_has_copy(&facts);
+    // Revdial-Upgrade says that the backend asked for one, and no middlebox removes it.
+    out->is_stripped = status == 426 && rvd_http_carrier_bit(facts.value[RVD_HTTP_FIELD_COPY]);
     if (status) return status;
     if (!rvd_http_may_origin(&facts, origins)) return 403;
     out->carrier = rvd_http_carrier(&facts);
@@ -10147,13 +10142,6 @@ static int rvd_egress_is_address(rvd_base_slice s)
     return len > 0 && len <= RVD_EGRESS_HOST_MAX && rvd_http_is_host(s);
 }
 
-static int rvd_egress_is_target(const char *text)
-{
-    rvd_wire_addr a;
-    if (!rvd_egress_is_address(rvd_base_slice_of(text))) return 0;
-    return text[0] != '[' || rvd_wire_addr_parse(text, &a);
-}
-
 // Decodes userinfo of RFC 3986 section 3.2.1. Control characters, NUL included, are not allowed in
 // names and passwords (RFC 7617 section 2).
 //   returns  its length, or -1: an illegal byte, or too long
@@ -10482,8 +10470,10 @@ revdial_egress *revdial_egress_new(const char *url, const char *target, revdial_
     rvd_heap heap = {alloc, alloc_ud, 0};
     revdial_egress *v = NULL;
     rvd_egress_url u = {0};
+    rvd_wire_addr a;
     const char *problem = url ? rvd_egress_url_parse(url, &u) : "egress: NULL";
-    if (!problem && (!target || !rvd_egress_is_target(target)))
+    if (!problem && (!target || !rvd_egress_is_address(rvd_base_slice_of(target)) ||
+                     (target[0] == '[' && !rvd_wire_addr_parse(target, &a))))
         problem = "egress: only a server at HOST:PORT is reached through an egress proxy";
     if (!problem) v = rvd_egress_alloc(&heap, &u, target);
     rvd_base_wipe(&u, sizeof u);
@@ -26041,10 +26031,11 @@ enum rvd_agent_link_state {
 // all_addresses: the host of a URL. Each of its addresses has a link.
 typedef struct rvd_agent_name {
     revdial_agent *agent;  // set before start, then read-only
-    rvd_lookup lookup;     // loop thread only, as all below
+    // Loop thread only, as all below. It never connects. Its timer is always set: to INT64_MAX
+    // while a lookup runs.
+    rvd_agent_connector conn;
     rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
     rvd_loop_task found;
-    rvd_loop_timer timer;  // always set: to INT64_MAX while a lookup runs
     int64_t looked_us, due_us;
     const struct rvd_agent_link *root;  // that found it first: its URL
 } rvd_agent_name;
@@ -26405,14 +26396,6 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_agent_forward_free(f);
 }
 
-static int rvd_agent_may_reach(revdial_agent *a, const rvd_sys_addr *to, const char *host)
-{
-    pthread_mutex_lock(&a->own.lock);
-    int may = rvd_agent_may_connect(&a->allow, to, host);
-    pthread_mutex_unlock(&a->own.lock);
-    return may;
-}
-
 // Some descriptors are kept for the links. With several links, a session may use as many as it
 // leaves to the others; each of its streams has at most one.
 static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
@@ -26427,10 +26410,14 @@ static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
 // change it.
 static int rvd_agent_forward_may_try(rvd_agent_forward *f, const rvd_sys_addr *to)
 {
+    revdial_agent *a = f->agent;
     rvd_sys_endpoint e;
     if (f->trusted || to->ss.ss_family == AF_UNIX) return 1;
     if (f->kind == RVD_SYS_NAME) rvd_sys_addr_split(f->target, 1, &e, NULL);
-    if (rvd_agent_may_reach(f->agent, to, f->kind == RVD_SYS_NAME ? e.host : NULL)) return 1;
+    pthread_mutex_lock(&a->own.lock);
+    int may = rvd_agent_may_connect(&a->allow, to, f->kind == RVD_SYS_NAME ? e.host : NULL);
+    pthread_mutex_unlock(&a->own.lock);
+    if (may) return 1;
     if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
     f->denied = f->conn.address_at;
     return 0;
@@ -26500,14 +26487,6 @@ static void rvd_agent_forward_sink(revdial_stream *st, unsigned events)
     rvd_loop_post(f->session->loop, &f->task);
 }
 
-static int rvd_agent_judge_target(revdial_agent *a, const char *target)
-{
-    pthread_mutex_lock(&a->own.lock);
-    int may = rvd_agent_may_ask(&a->allow, target, 1);
-    pthread_mutex_unlock(&a->own.lock);
-    return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
-}
-
 // Takes a target, as far as it can be judged without resolving. Returns a reset code.
 static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
 {
@@ -26521,7 +26500,10 @@ static int rvd_agent_forward_judge(rvd_agent_forward *f, const char *target)
     f->kind = e.kind;
     f->trusted = trusted && strcmp(target, trusted) == 0;
     if (f->trusted) return REVDIAL_RESET_NONE;
-    return rvd_agent_judge_target(a, target);
+    pthread_mutex_lock(&a->own.lock);
+    int may = rvd_agent_may_ask(&a->allow, target, 1);
+    pthread_mutex_unlock(&a->own.lock);
+    return may ? REVDIAL_RESET_NONE : REVDIAL_RESET_FORBIDDEN;
 }
 
 // Takes what the application says of a target besides where it is. Returns 0 for nonsense.
@@ -26700,10 +26682,18 @@ typedef struct rvd_agent_target {
     int reset;  // why there is none
 } rvd_agent_target;
 
-// Tries the first count of the addresses. Returns a connected socket, or -1.
-static int rvd_agent_target_try(rvd_agent_target *t, int count)
+// Returns a connected socket, or -1.
+static int rvd_agent_target_open(rvd_agent_target *t, const char *text)
 {
     const char *host = t->at.kind == RVD_SYS_NAME ? t->at.host : NULL;
+    int count;
+    t->reset = REVDIAL_RESET_FORBIDDEN;
+    if (!rvd_agent_may_ask(&t->allow, text, 1)) return -1;
+    if (host)
+        count = rvd_sys_resolve(host, t->at.port, t->addresses, RVD_LOOKUP_ADDRESSES);
+    else
+        count = rvd_sys_addr_parse(text, 1, t->addresses, NULL) < 0 ? -ENOENT : 1;
+    if (count < 0) t->reset = rvd_agent_reset_of_name(count);
     for (int i = 0; i < count; i++) {
         int64_t now = rvd_sys_now_us();
         if (t->at.kind != RVD_SYS_UNIX && !rvd_agent_may_connect(&t->allow, &t->addresses[i], host))
@@ -26712,21 +26702,6 @@ static int rvd_agent_target_try(rvd_agent_target *t, int count)
         if (fd >= 0) return fd;
         t->reset = rvd_agent_reset_of(fd);
     }
-    return -1;
-}
-
-// Returns a connected socket, or -1.
-static int rvd_agent_target_open(rvd_agent_target *t, const char *text)
-{
-    int is_name = t->at.kind == RVD_SYS_NAME, count;
-    t->reset = REVDIAL_RESET_FORBIDDEN;
-    if (!rvd_agent_may_ask(&t->allow, text, 1)) return -1;
-    if (is_name)
-        count = rvd_sys_resolve(t->at.host, t->at.port, t->addresses, RVD_LOOKUP_ADDRESSES);
-    else
-        count = rvd_sys_addr_parse(text, 1, t->addresses, NULL) < 0 ? -ENOENT : 1;
-    if (count > 0) return rvd_agent_target_try(t, count);
-    t->reset = rvd_agent_reset_of_name(count);
     return -1;
 }
 
@@ -26850,8 +26825,8 @@ static void rvd_agent_check_over(revdial_agent *a)
         return;
     }
     for (unsigned i = 0; i < a->name_count; i++) {
-        rvd_lookup_cancel(a->lookups, &a->names[i]->lookup);
-        rvd_loop_timer_stop(a->loop, &a->names[i]->timer);
+        rvd_lookup_cancel(a->lookups, &a->names[i]->conn.lookup);
+        rvd_loop_timer_stop(a->loop, &a->names[i]->conn.timer);
     }
     rvd_agent_tell(a, REVDIAL_STOPPED, a->verdict.code ? &a->verdict : NULL, 0);
     pthread_mutex_lock(&a->own.lock);
@@ -26942,7 +26917,7 @@ static void rvd_agent_name_look_in(rvd_agent_name *n, int64_t wait_us)
     const int64_t at_us = rvd_loop_now(n->agent->loop) + wait_us;
     if (at_us >= n->due_us) return;
     n->due_us = at_us;
-    rvd_loop_timer_move(n->agent->loop, &n->timer, at_us);
+    rvd_loop_timer_move(n->agent->loop, &n->conn.timer, at_us);
 }
 
 // A link of it has failed: its address may have changed.
@@ -27433,7 +27408,7 @@ static void rvd_agent_name_look_later(rvd_agent_name *n)
 static void rvd_agent_name_on_found(rvd_loop_task *task)
 {
     rvd_agent_name *n = RVD_BASE_OWNER(task, rvd_agent_name, found);
-    const int count = n->lookup.result;
+    const int count = n->conn.lookup.result;
     if (n->agent->stopping || n->agent->is_over) return;
     if (count > 0 && count < RVD_LOOKUP_ADDRESSES) rvd_agent_name_sift(n, count);
     for (int i = 0; i < count; i++) rvd_agent_name_reach(n, &n->addresses[i]);
@@ -27442,14 +27417,13 @@ static void rvd_agent_name_on_found(rvd_loop_task *task)
 
 static void rvd_agent_name_on_timer(rvd_loop_timer *t)
 {
-    rvd_agent_name *n = RVD_BASE_OWNER(t, rvd_agent_name, timer);
-    rvd_sys_endpoint e;
+    rvd_agent_name *n = RVD_BASE_OWNER(t, rvd_agent_name, conn.timer);
     rvd_loop_timer_set(n->agent->loop, t, INT64_MAX);  // into the slot that it has just left
     if (n->agent->stopping || n->agent->is_over) return;
     n->looked_us = rvd_loop_now(n->agent->loop);
     n->due_us = INT64_MIN;
-    if (rvd_sys_addr_split(n->root->endpoint, 1, &e, NULL) < 0 ||
-        rvd_lookup_begin(n->agent->lookups, &n->lookup, RVD_LOOKUP_URGENT, &e) < 0)
+    if (rvd_agent_connector_find(&n->conn, n->agent->lookups, RVD_LOOKUP_URGENT,
+                                 n->root->endpoint) < 0)
         rvd_agent_name_look_later(n);
 }
 
@@ -27462,14 +27436,11 @@ static rvd_agent_name *rvd_agent_name_new(const rvd_agent_link *root)
     if (!n) return NULL;
     n->agent = a;
     n->root = root;
-    n->lookup.loop = a->loop;
-    n->lookup.done = &n->found;
-    n->lookup.out = n->addresses;
-    n->lookup.max = RVD_LOOKUP_ADDRESSES;
+    rvd_agent_connector_init(&n->conn, a->loop, n->addresses, &n->found);
     n->found.run = rvd_agent_name_on_found;
-    n->timer.run = rvd_agent_name_on_timer;
+    n->conn.timer.run = rvd_agent_name_on_timer;
     n->looked_us = rvd_loop_now(a->loop);
-    if (rvd_loop_timer_set(a->loop, &n->timer, INT64_MAX) == 0) {
+    if (rvd_loop_timer_set(a->loop, &n->conn.timer, INT64_MAX) == 0) {
         a->names[a->name_count++] = n;
         return n;
     }
@@ -27848,14 +27819,6 @@ static const char *rvd_agent_url_parse(rvd_agent_link *l, const char *url)
     return problem;
 }
 
-// A URL that is understood and that this agent cannot serve.
-static const char *rvd_agent_link_problem(const rvd_agent_link *l)
-{
-    if (l->secure && !l->agent->cfg.common.tls)
-        return "https:// and wss:// need a TLS transport, and none is configured";
-    return NULL;
-}
-
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err)
 {
     rvd_agent_link *l;
@@ -27874,7 +27837,8 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->told.state = REVDIAL_CONNECTING;
     l->told_us = rvd_sys_now_us();
     const char *problem = rvd_agent_url_parse(l, text);
-    if (!problem) problem = rvd_agent_link_problem(l);
+    if (!problem && l->secure && !a->cfg.common.tls)
+        problem = "https:// and wss:// need a TLS transport, and none is configured";
     if (!problem && rvd_loop_timer_set(a->loop, &l->conn.timer, INT64_MAX) == 0) {
         pthread_mutex_lock(&a->own.lock);
         a->links[a->link_count++] = l;
