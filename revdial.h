@@ -25904,23 +25904,31 @@ static int rvd_agent_is_near(const rvd_sys_addr *to)
 }
 
 // Finds the addresses of an endpoint and connects to the first one that answers. Loop thread only.
-// Its owner says which addresses may be tried, and is told by io, timer and lookup.done.
+// Its owner is told by timer and lookup.done, too.
 typedef struct rvd_agent_connector {
     rvd_loop_io io;
     rvd_loop_timer timer;
     rvd_lookup lookup;  // its loop; room for the addresses
+    int (*may_try)(struct rvd_agent_connector *c, const rvd_sys_addr *to);
+    void (*over)(struct rvd_agent_connector *c, int is_connected);
     int address_count;
     int address_at;             // how many have been taken
+    int error;                  // -errno of the last one that failed, 0 = none
     int64_t until_us;           // for all of them
+    int fd_most;                // a descriptor from this number on is kept for others: -EMFILE
     rvd_stream_spares *spares;  // where sockets for this machine may come from; NULL: nowhere
     int is_used;                // the socket is one of these
 } rvd_agent_connector;
+
+static void rvd_agent_connector_on_io(rvd_loop_io *io);
 
 // addresses has room for RVD_LOOKUP_ADDRESSES, or for one if no name is to be found.
 static void rvd_agent_connector_init(rvd_agent_connector *c, rvd_loop *loop,
                                      rvd_sys_addr *addresses, rvd_loop_task *found)
 {
     c->io.fd = -1;
+    c->io.run = rvd_agent_connector_on_io;
+    c->fd_most = INT_MAX;
     c->lookup.loop = loop;
     c->lookup.done = found;
     c->lookup.out = addresses;
@@ -25953,16 +25961,6 @@ static void rvd_agent_connector_close(rvd_agent_connector *c)
     if (fd >= 0) rvd_sys_close_both(fd);
 }
 
-// Gives up the address that was tried and takes the next one.
-//   returns  NULL: none is left, or no time
-static const rvd_sys_addr *rvd_agent_connector_take(rvd_agent_connector *c)
-{
-    rvd_agent_connector_close(c);
-    if (c->address_at == c->address_count) return NULL;
-    if (rvd_loop_now(c->lookup.loop) >= c->until_us) return NULL;
-    return &c->lookup.out[c->address_at++];
-}
-
 // io tells how the connect went, or the timer that the address has had its share of the time that
 // is left: several dead addresses must not hide a live one.
 static int rvd_agent_connector_watch(rvd_agent_connector *c)
@@ -25983,32 +25981,56 @@ static int rvd_agent_connector_socket(rvd_agent_connector *c, const rvd_sys_addr
     return c->is_used ? c->io.fd : rvd_sys_socket_tcp(to->ss.ss_family);
 }
 
-// Begins to connect to the address that was taken.
-//   fd_most  a descriptor from this number on is kept for others: -EMFILE
 //   returns  0 connected; -EINPROGRESS; or -errno
-static int rvd_agent_connector_try(rvd_agent_connector *c, int fd_most)
+static int rvd_agent_connector_try(rvd_agent_connector *c, const rvd_sys_addr *to)
 {
-    const rvd_sys_addr *to = &c->lookup.out[c->address_at - 1];
     int r = c->io.fd = rvd_agent_connector_socket(c, to), failed = 0;
-    if (r >= 0) r = r < fd_most ? rvd_sys_connect_start(c->io.fd, to) : -EMFILE;
+    if (r >= 0) r = r < c->fd_most ? rvd_sys_connect_start(c->io.fd, to) : -EMFILE;
     if (r == -EINPROGRESS) failed = rvd_agent_connector_watch(c);
     if (failed < 0) r = failed;
     if (r != 0 && r != -EINPROGRESS) rvd_agent_connector_close(c);
     return r;
 }
 
-// io has become ready. Returns as rvd_agent_connector_try(). A socket becomes writable, and nothing
-// else, when it is connected; only a failure has to be asked for.
-static int rvd_agent_connector_result(rvd_agent_connector *c)
+// Gives up the address that was tried, and tries the next ones until one has to be waited for.
+static void rvd_agent_connector_next(rvd_agent_connector *c)
 {
-    const rvd_sys_addr *to = &c->lookup.out[c->address_at - 1];
+    int r = -ETIMEDOUT;
+    rvd_agent_connector_close(c);
+    while (c->address_at < c->address_count && rvd_loop_now(c->lookup.loop) < c->until_us) {
+        const rvd_sys_addr *to = &c->lookup.out[c->address_at++];
+        if (!c->may_try(c, to)) continue;
+        r = rvd_agent_connector_try(c, to);
+        if (r == -EINPROGRESS) return;
+        if (r == 0) break;
+        c->error = r;
+    }
+    c->over(c, r == 0);
+}
+
+// The address that was tried cannot be connected to.
+static void rvd_agent_connector_failed(rvd_agent_connector *c, int error)
+{
+    c->error = error;
+    rvd_agent_connector_next(c);
+}
+
+// A socket becomes writable, and nothing else, when it is connected; only a failure has to be asked
+// for.
+static void rvd_agent_connector_on_io(rvd_loop_io *io)
+{
+    rvd_agent_connector *c = RVD_BASE_OWNER(io, rvd_agent_connector, io);
     int r = -EINPROGRESS;
-    if (c->io.ready & RVD_LOOP_HUP)
-        r = rvd_sys_connect_result(c->io.fd);
-    else if (c->io.ready & RVD_LOOP_WRITE)
-        r = rvd_sys_refuse_itself(c->io.fd, to);
-    if (r == -EINPROGRESS) c->io.ready = 0;
-    return r;
+    if (io->ready & RVD_LOOP_HUP)
+        r = rvd_sys_connect_result(io->fd);
+    else if (io->ready & RVD_LOOP_WRITE)
+        r = rvd_sys_refuse_itself(io->fd, &c->lookup.out[c->address_at - 1]);
+    if (r == -EINPROGRESS)
+        io->ready = 0;
+    else if (r == 0)
+        c->over(c, 1);
+    else
+        rvd_agent_connector_failed(c, r);
 }
 
 // ---- the agent ----
@@ -26177,8 +26199,7 @@ typedef struct rvd_agent_forward {
     void (*take)(void *ud, revdial_stream *st);
     enum rvd_sys_kind kind;  // of the target; 0: it is none
     int denied;              // index + 1 of the last address that no rule covers
-    int reset;               // why it is refused: by what was asked, or how the last address failed
-    int error;               // -errno of that failure, 0 = none
+    int reset;               // why what was asked for is refused
     rvd_sys_addr address;    // the one that was asked for
     rvd_sys_addr *found;     // or RVD_LOOKUP_ADDRESSES of a name
     char *target;            // a copy; NULL: there is none
@@ -26249,9 +26270,10 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
     } else if (f->conn.lookup.result == -EAGAIN) {
         RVD_BASE_JOIN(buf, size, revdial_reset_text(reset),
                       ": no name server gives an answer (DNS)");
-    } else if (f->error && (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM ||
-                            reset == REVDIAL_RESET_INTERNAL)) {
-        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset), ": ", strerror(-f->error));
+    } else if (f->conn.error &&
+               (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM ||
+                reset == REVDIAL_RESET_INTERNAL)) {
+        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset), ": ", strerror(-f->conn.error));
     } else {
         RVD_BASE_JOIN(buf, size, revdial_reset_text(reset));
     }
@@ -26389,82 +26411,58 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
         if (opts.done) opts.done(opts.ud, none, &err);
         rvd_sys_close_reset(fd);
         f->st = st;
-        if (code == REVDIAL_ENOMEM) f->error = -ENOMEM;
+        if (code == REVDIAL_ENOMEM) f->conn.error = -ENOMEM;
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
     rvd_agent_forward_free(f);
 }
 
-// Some descriptors are kept for the links. With several links, a session may use as many as it
-// leaves to the others; each of its streams has at most one.
-static int rvd_agent_forward_fd_most(rvd_agent_forward *f)
-{
-    revdial_agent *a = f->agent;
-    unsigned count = atomic_load_explicit(&f->session->stream_count, memory_order_relaxed);
-    int share = a->link_count > 1 ? (int)count : 0;
-    return a->fd_most == INT_MAX ? INT_MAX : a->fd_most - share;
-}
-
 // Do the rules allow this address? It is the one that is connected to, so no second lookup can
 // change it.
-static int rvd_agent_forward_may_try(rvd_agent_forward *f, const rvd_sys_addr *to)
+// Some descriptors are kept for the links. With several links, a session may use as many as it
+// leaves to the others; each of its streams has at most one.
+static int rvd_agent_forward_may_try(rvd_agent_connector *c, const rvd_sys_addr *to)
 {
+    rvd_agent_forward *f = RVD_BASE_OWNER(c, rvd_agent_forward, conn);
     revdial_agent *a = f->agent;
+    unsigned count = atomic_load_explicit(&f->session->stream_count, memory_order_relaxed);
     rvd_sys_endpoint e;
+    c->fd_most = a->fd_most;
+    if (a->link_count > 1 && a->fd_most != INT_MAX) c->fd_most -= (int)count;
     if (f->trusted || to->ss.ss_family == AF_UNIX) return 1;
+    // This address is the one that is connected to, so no second lookup can change it.
     if (f->kind == RVD_SYS_NAME) rvd_sys_addr_split(f->target, 1, &e, NULL);
     pthread_mutex_lock(&a->own.lock);
     int may = rvd_agent_may_connect(&a->allow, to, f->kind == RVD_SYS_NAME ? e.host : NULL);
     pthread_mutex_unlock(&a->own.lock);
-    if (may) return 1;
-    if (f->reset == REVDIAL_RESET_NONE) f->reset = REVDIAL_RESET_FORBIDDEN;
-    f->denied = f->conn.address_at;
-    return 0;
+    if (!may) f->denied = c->address_at;
+    return may;
 }
 
 // The limit of descriptors may have been raised: this stream is not refused for the old one.
-static int rvd_agent_forward_try(rvd_agent_forward *f)
+static int rvd_agent_forward_may_again(const rvd_agent_forward *f)
 {
     int before = f->agent->fd_most;
-    int r = rvd_agent_connector_try(&f->conn, rvd_agent_forward_fd_most(f));
-    if (r != -EMFILE) return r;
+    if (f->conn.error != -EMFILE) return 0;
     f->agent->fd_most = rvd_sys_fd_most();
-    if (f->agent->fd_most <= before) return r;
-    return rvd_agent_connector_try(&f->conn, rvd_agent_forward_fd_most(f));
+    return f->agent->fd_most > before;
 }
 
-// Tries the next address.
-static void rvd_agent_forward_next(rvd_agent_forward *f)
+static void rvd_agent_forward_over(rvd_agent_connector *c, int is_connected)
 {
-    const rvd_sys_addr *to;
-    while ((to = rvd_agent_connector_take(&f->conn)) != NULL) {
-        if (!rvd_agent_forward_may_try(f, to)) continue;
-        int r = rvd_agent_forward_try(f);
-        if (r == 0) rvd_agent_forward_join(f);
-        if (r == 0 || r == -EINPROGRESS) return;
-        f->reset = rvd_agent_reset_of(r);
-        f->error = r;
-    }
-    rvd_agent_forward_refuse(f, f->reset ? f->reset : REVDIAL_RESET_CONNECT_TIMEOUT);
-}
-
-static void rvd_agent_forward_failed(rvd_agent_forward *f, int error)
-{
-    f->reset = rvd_agent_reset_of(error);
-    f->error = error;
-    rvd_agent_forward_next(f);
-}
-
-static void rvd_agent_forward_on_io(rvd_loop_io *io)
-{
-    rvd_agent_forward *f = RVD_BASE_OWNER(io, rvd_agent_forward, conn.io);
+    rvd_agent_forward *f = RVD_BASE_OWNER(c, rvd_agent_forward, conn);
     if (!f->st) return;  // the dialler gave up: the task that cleans up is on its way
-    int r = rvd_agent_connector_result(&f->conn);
-    if (r == 0)
+    if (is_connected) {
         rvd_agent_forward_join(f);
-    else if (r != -EINPROGRESS)
-        rvd_agent_forward_failed(f, r);
+    } else if (rvd_agent_forward_may_again(f)) {
+        c->address_at = c->error = 0;
+        rvd_agent_connector_next(c);
+    } else {
+        rvd_agent_forward_refuse(f, c->error    ? rvd_agent_reset_of(c->error)
+                                    : f->denied ? REVDIAL_RESET_FORBIDDEN
+                                                : REVDIAL_RESET_CONNECT_TIMEOUT);
+    }
 }
 
 static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
@@ -26472,7 +26470,7 @@ static void rvd_agent_forward_on_timer(rvd_loop_timer *t)
     rvd_agent_forward *f = RVD_BASE_OWNER(t, rvd_agent_forward, conn.timer);
     if (!f->st) return;  // the task that cleans up is on its way
     if (!f->resolving)
-        rvd_agent_forward_failed(f, -ETIMEDOUT);
+        rvd_agent_connector_failed(&f->conn, -ETIMEDOUT);
     else if (rvd_lookup_cancel(f->agent->lookups, &f->conn.lookup))
         rvd_agent_forward_refuse(f, REVDIAL_RESET_CONNECT_TIMEOUT);
 }
@@ -26589,7 +26587,7 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
     f->conn.until_us = rvd_loop_now(loop) + limit * 1000;
     if (!rvd_agent_forward_make_room(f) ||
         rvd_loop_timer_set(loop, &f->conn.timer, f->conn.until_us) < 0) {
-        f->error = -ENOMEM;
+        f->conn.error = -ENOMEM;
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
@@ -26598,7 +26596,7 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
     f->resolving = r == 0;
     f->conn.address_count = r == 1 && f->conn.lookup.result == 1;
     if (r == 1)
-        rvd_agent_forward_next(f);
+        rvd_agent_connector_next(&f->conn);
     else if (r < 0)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
 }
@@ -26616,10 +26614,10 @@ static void rvd_agent_forward_run(rvd_loop_task *task)
     } else if (f->conn.lookup.result > 0) {
         f->resolving = 0;
         f->conn.address_count = f->conn.lookup.result;
-        rvd_agent_forward_next(f);
+        rvd_agent_connector_next(&f->conn);
     } else {
-        f->error = f->conn.lookup.result;
-        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->error));
+        f->conn.error = f->conn.lookup.result;
+        rvd_agent_forward_refuse(f, rvd_agent_reset_of_name(f->conn.error));
     }
 }
 
@@ -26643,7 +26641,8 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
     f->half_closed_timeout_ms = a->cfg.half_closed_timeout_ms;
     rvd_agent_connector_init(&f->conn, s->loop, &f->address, &f->task);
     f->conn.spares = s->group->spares;
-    f->conn.io.run = rvd_agent_forward_on_io;
+    f->conn.may_try = rvd_agent_forward_may_try;
+    f->conn.over = rvd_agent_forward_over;
     f->conn.timer.run = rvd_agent_forward_on_timer;
     f->task.run = rvd_agent_forward_run;
     if (!f->asks_hook) f->reset = rvd_agent_forward_judge(f, target);
@@ -27127,8 +27126,9 @@ static const char *rvd_agent_link_why(const rvd_agent_link *l, const char *of_pr
 }
 
 // May the token or password be sent to this address?
-static int rvd_agent_link_may_try(rvd_agent_link *l, const rvd_sys_addr *to)
+static int rvd_agent_link_may_try(rvd_agent_connector *c, const rvd_sys_addr *to)
 {
+    rvd_agent_link *l = RVD_BASE_OWNER(c, rvd_agent_link, conn);
     if (!l->secret[0] || rvd_agent_schemes(l, to)) return 1;
     if (!l->err.code)
         rvd_sys_fail(&l->err, REVDIAL_EINVAL, 0, l->told.url,
@@ -27137,35 +27137,14 @@ static int rvd_agent_link_may_try(rvd_agent_link *l, const rvd_sys_addr *to)
     return 0;
 }
 
-// Notes why the address that was tried cannot be connected to.
-static void rvd_agent_link_unreachable(rvd_agent_link *l, int error)
-{
-    rvd_sys_fail(
-        &l->err, REVDIAL_ESYS, error, rvd_agent_link_hop(l),
-        rvd_agent_link_why(l, "cannot connect to the proxy", "cannot connect to the egress proxy"));
-}
-
-// Tries the next address. If none is left, the attempt has failed with the last address's error.
-static void rvd_agent_link_connect(rvd_agent_link *l)
-{
-    const rvd_sys_addr *to;
-    while ((to = rvd_agent_connector_take(&l->conn)) != NULL) {
-        if (!rvd_agent_link_may_try(l, to)) continue;
-        int r = rvd_agent_connector_try(&l->conn, INT_MAX);
-        if (r == 0) r = rvd_agent_connector_watch(&l->conn);  // io tells, as for any other
-        if (r == 0 || r == -EINPROGRESS) return;
-        rvd_agent_link_unreachable(l, -r);
-    }
-    rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
-}
-
 static void rvd_agent_link_begin(rvd_agent_link *l)
 {
     int64_t limit_ms = rvd_owner_limits(&l->agent->own, NULL).handshake_timeout_ms;
     if (!limit_ms) limit_ms = RVD_BASE_HANDSHAKE_MS;
     rvd_agent_link_become(l, RVD_AGENT_CONNECTING);
     l->conn.until_us = rvd_loop_now(l->agent->loop) + limit_ms * 1000;
-    rvd_agent_link_connect(l);
+    l->conn.error = 0;
+    rvd_agent_connector_next(&l->conn);
 }
 
 // A verdict of the proxy on our identity, or an error of ours: the same at every address.
@@ -27287,23 +27266,30 @@ static void rvd_agent_link_answer(rvd_agent_link *l)
     rvd_agent_link_begin(l);
 }
 
+// If there is no connection, the attempt has failed with the last address's error.
+static void rvd_agent_link_over(rvd_agent_connector *c, int is_connected)
+{
+    rvd_agent_link *l = RVD_BASE_OWNER(c, rvd_agent_link, conn);
+    if (is_connected && l->agent->cfg.egress) {
+        rvd_agent_egress_begin(l);
+    } else if (is_connected) {
+        rvd_agent_link_join(l);
+    } else {
+        if (c->error)
+            rvd_sys_fail(&l->err, REVDIAL_ESYS, -c->error, rvd_agent_link_hop(l),
+                         rvd_agent_link_why(l, "cannot connect to the proxy",
+                                            "cannot connect to the egress proxy"));
+        rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
+    }
+}
+
 static void rvd_agent_link_on_io(rvd_loop_io *io)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(io, rvd_agent_link, conn.io);
-    if (l->state == RVD_AGENT_PASSING) {
+    if (l->state == RVD_AGENT_PASSING)
         rvd_agent_egress_pass(l);
-        return;
-    }
-    int r = rvd_agent_connector_result(&l->conn);
-    if (r == -EINPROGRESS) return;
-    if (r < 0) {
-        rvd_agent_link_unreachable(l, -r);
-        rvd_agent_link_connect(l);
-    } else if (l->agent->cfg.egress) {
-        rvd_agent_egress_begin(l);
-    } else {
-        rvd_agent_link_join(l);
-    }
+    else
+        rvd_agent_connector_on_io(io);
 }
 
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err);
@@ -27566,8 +27552,7 @@ static void rvd_agent_link_on_timer(rvd_loop_timer *t)
     rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, conn.timer);
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING) {
-        rvd_agent_link_unreachable(l, ETIMEDOUT);
-        rvd_agent_link_connect(l);
+        rvd_agent_connector_failed(&l->conn, -ETIMEDOUT);
     } else if (l->state == RVD_AGENT_PASSING) {
         rvd_agent_egress_timed_out(l);
     } else if (l->state == RVD_AGENT_WAITING) {
@@ -27829,6 +27814,8 @@ static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, re
     l->agent = a;
     rvd_agent_connector_init(&l->conn, a->loop, l->addresses, &l->found);
     l->conn.io.run = rvd_agent_link_on_io;
+    l->conn.may_try = rvd_agent_link_may_try;
+    l->conn.over = rvd_agent_link_over;
     l->conn.timer.run = rvd_agent_link_on_timer;
     l->job.run = rvd_agent_link_prepare;
     l->task.run = rvd_agent_link_prepared;
