@@ -25566,12 +25566,18 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 
 // ---- which targets are allowed ----
 
-typedef struct rvd_agent_ports {
-    uint32_t from, to;
-} rvd_agent_ports;
+// A rule that is taken apart.
+typedef struct rvd_agent_rule {
+    enum rvd_sys_kind kind;
+    const char *host;  // NAME: a glob of host_len bytes, without the root's dot; UNIX: the path
+    size_t host_len;
+    uint32_t from, to;  // ports
+    rvd_sys_net net;  // IPV4 and IPV6; ip_len is 0 for others
+    uint32_t zone;    // of a link-local address, 0 = any
+} rvd_agent_rule;
 
 // "80", "80-90" or "*". Returns NULL, or what is wrong.
-static const char *rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_ports *out)
+static const char *rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_rule *out)
 {
     const char *dash = memchr(s, '-', len);
     uint64_t from, to;
@@ -25591,16 +25597,6 @@ static const char *rvd_agent_ports_parse(const char *s, size_t len, rvd_agent_po
     out->to = (uint32_t)to;
     return to > 0 ? NULL : "allow: there is no port 0; all ports are written *";
 }
-
-// A rule that is taken apart.
-typedef struct rvd_agent_rule {
-    enum rvd_sys_kind kind;
-    const char *host;  // NAME: a glob of host_len bytes, without the root's dot; UNIX: the path
-    size_t host_len;
-    rvd_agent_ports ports;
-    rvd_sys_net net;  // IPV4 and IPV6; ip_len is 0 for others
-    uint32_t zone;    // of a link-local address, 0 = any
-} rvd_agent_rule;
 
 static int rvd_agent_is_letter(char c)
 {
@@ -25708,7 +25704,7 @@ static const char *rvd_agent_rule_parse(const char *text, rvd_agent_rule *out)
     if (!colon || (bracket && colon < bracket))
         return "allow: the port is missing, as in 127.0.0.1:80 or 10.0.0.0/8:*";
     problem = rvd_agent_host_parse(text, colon, out);
-    return problem ? problem : rvd_agent_ports_parse(colon + 1, strlen(colon + 1), &out->ports);
+    return problem ? problem : rvd_agent_ports_parse(colon + 1, strlen(colon + 1), out);
 }
 
 // Does an address rule cover this address?
@@ -25717,7 +25713,7 @@ static int rvd_agent_rule_covers(const rvd_agent_rule *rule, const rvd_sys_addr 
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
     uint32_t port = rvd_sys_addr_port(a);
     int len;
-    if (a->ss.ss_family == AF_UNIX || port < rule->ports.from || port > rule->ports.to) return 0;
+    if (a->ss.ss_family == AF_UNIX || port < rule->from || port > rule->to) return 0;
     const uint8_t *ip = rvd_sys_addr_ip(a, &len);
     if (len == 16 && rule->zone && rule->zone != in6->sin6_scope_id) return 0;
     return rvd_sys_nets_have(&rule->net, 1, ip, len);
@@ -25730,7 +25726,7 @@ static int rvd_agent_rule_names(const rvd_agent_rule *rule, const char *host, ui
 {
     char pattern[RVD_SYS_HOST_MAX + 1], name[RVD_SYS_HOST_MAX + 1];
     size_t name_len = strlen(host);
-    if (rule->kind != RVD_SYS_NAME || port < rule->ports.from || port > rule->ports.to) return 0;
+    if (rule->kind != RVD_SYS_NAME || port < rule->from || port > rule->to) return 0;
     if (name_len >= sizeof name) return 0;
     if (name_len > 1 && host[name_len - 1] == '.') name_len--;  // the root's dot
     for (size_t i = 0; i < rule->host_len; i++) pattern[i] = rvd_base_lower(rule->host[i]);
@@ -26418,8 +26414,6 @@ static void rvd_agent_forward_join(rvd_agent_forward *f)
     rvd_agent_forward_free(f);
 }
 
-// Do the rules allow this address? It is the one that is connected to, so no second lookup can
-// change it.
 // Some descriptors are kept for the links. With several links, a session may use as many as it
 // leaves to the others; each of its streams has at most one.
 static int rvd_agent_forward_may_try(rvd_agent_connector *c, const rvd_sys_addr *to)
@@ -27232,14 +27226,6 @@ static void rvd_agent_egress_pass(rvd_agent_link *l)
         rvd_agent_link_join(l);
 }
 
-static void rvd_agent_egress_timed_out(rvd_agent_link *l)
-{
-    revdial_err err;
-    rvd_sys_fail(&err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
-                 "the egress proxy did not answer in time");
-    rvd_agent_link_turned_away(l, &err, 0);
-}
-
 // The egress proxy is connected. This address answers, so it gets all of the time that is left.
 static void rvd_agent_egress_begin(rvd_agent_link *l)
 {
@@ -27550,11 +27536,14 @@ static void rvd_agent_link_next(rvd_agent_link *l)
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, conn.timer);
+    revdial_err err;
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING) {
         rvd_agent_connector_failed(&l->conn, -ETIMEDOUT);
     } else if (l->state == RVD_AGENT_PASSING) {
-        rvd_agent_egress_timed_out(l);
+        rvd_sys_fail(&err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
+                     "the egress proxy did not answer in time");
+        rvd_agent_link_turned_away(l, &err, 0);
     } else if (l->state == RVD_AGENT_WAITING) {
         rvd_agent_link_next(l);
     }
