@@ -554,59 +554,54 @@ static int rvd_tls_load_lists(rvd_tls_setup *s, rvd_tls_blob *b)
     return r == 0;
 }
 
-static int rvd_tls_load_authorities(rvd_tls_setup *s, const char *file, revdial_err *err)
+// What is wrong with a blob, or NULL.
+static const char *rvd_tls_take_authorities(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b)
 {
-    rvd_tls_blob b;
-    const char *path = file ? file : rvd_tls_system_bundle();
-    int r, code = rvd_tls_blob_load(&b, path, "ca", err);
-    if (!code) {
-        r = mbedtls_x509_crt_parse(&s->ca, b.data, rvd_tls_blob_size(&b));
-        // The system's may hold some that this library does not know.
-        if (r < 0 || (r > 0 && file))
-            code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name,
-                                "not all of it is certificates that can be read");
-    }
-    if (!code && !rvd_tls_load_lists(s, &b))
-        code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "a revocation list cannot be read");
-    rvd_tls_blob_free(&b);
-    return code;
+    int r = mbedtls_x509_crt_parse(&s->ca, b->data, rvd_tls_blob_size(b));
+    // The system's may hold some that this library does not know.
+    if (r < 0 || (r > 0 && m->ca)) return "not all of it is certificates that can be read";
+    return rvd_tls_load_lists(s, b) ? NULL : "a revocation list cannot be read";
 }
 
-static int rvd_tls_load_cert(rvd_tls_setup *s, const char *file, revdial_err *err)
+static const char *rvd_tls_take_cert(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b)
 {
-    rvd_tls_blob b;
-    int code = rvd_tls_blob_load(&b, file, "cert", err);
-    if (!code && mbedtls_x509_crt_parse(&s->own, b.data, rvd_tls_blob_size(&b)) != 0)
-        code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "holds no certificate that can be read");
-    rvd_tls_blob_free(&b);
-    return code;
+    int r = mbedtls_x509_crt_parse(&s->own, b->data, rvd_tls_blob_size(b));
+    (void)m;
+    return r == 0 ? NULL : "holds no certificate that can be read";
 }
 
-static int rvd_tls_load_key(rvd_tls_setup *s, rvd_tls_maker *m, revdial_err *err)
+static const char *rvd_tls_take_key(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b)
 {
-    rvd_tls_blob b;
-    int r, code = rvd_tls_blob_load(&b, m->key, "key", err);
-    if (!code) {
-        r = mbedtls_pk_parse_key(&s->key, b.data, rvd_tls_blob_size(&b), NULL,
+    int r = mbedtls_pk_parse_key(&s->key, b->data, rvd_tls_blob_size(b), NULL,
                                  0 RVD_TLS_KEY_RANDOM(&m->random));
-        if (r == MBEDTLS_ERR_PK_PASSWORD_REQUIRED || r == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
-            code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "the key is encrypted");
-        else if (r)
-            code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, "holds no key that can be read");
-        else if (mbedtls_pk_check_pair(&s->own.pk, &s->key RVD_TLS_KEY_RANDOM(&m->random)))
-            code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name,
-                                "the key does not belong to the certificate");
-    }
-    rvd_tls_blob_free(&b);
-    return code;
+    (void)m;  // where no random numbers are wanted
+    if (r == MBEDTLS_ERR_PK_PASSWORD_REQUIRED || r == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
+        return "the key is encrypted";
+    if (r) return "holds no key that can be read";
+    r = mbedtls_pk_check_pair(&s->own.pk, &s->key RVD_TLS_KEY_RANDOM(&m->random));
+    return r == 0 ? NULL : "the key does not belong to the certificate";
 }
+
+typedef struct rvd_tls_source {
+    const char *file, *what;
+    const char *(*take)(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b);
+} rvd_tls_source;
 
 static int rvd_tls_setup_load(rvd_tls_setup *s, rvd_tls_maker *m, revdial_err *err)
 {
+    const char *ca = m->ca || m->is_server ? m->ca : rvd_tls_system_bundle();
+    const rvd_tls_source sources[] = {{ca, "ca", rvd_tls_take_authorities},
+                                      {m->cert, "cert", rvd_tls_take_cert},
+                                      {m->key, "key", rvd_tls_take_key}};
     int code = REVDIAL_OK;
-    if (m->ca || !m->is_server) code = rvd_tls_load_authorities(s, m->ca, err);
-    if (!code && m->cert) code = rvd_tls_load_cert(s, m->cert, err);
-    if (!code && m->key) code = rvd_tls_load_key(s, m, err);
+    for (int i = 0; i < 3 && !code; i++) {
+        rvd_tls_blob b;
+        if (!sources[i].file) continue;
+        code = rvd_tls_blob_load(&b, sources[i].file, sources[i].what, err);
+        const char *why = code ? NULL : sources[i].take(s, m, &b);
+        if (why) code = rvd_tls_fail(err, REVDIAL_EINVAL, b.name, why);
+        rvd_tls_blob_free(&b);
+    }
     return code;
 }
 
