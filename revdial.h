@@ -108,7 +108,7 @@
 //    a limit         revdial_limits, rvd_engine_limits_check(), rvd_engine_limits_resolve(); its
 //                    default is a constant at the top of impl.base or impl.engine. While a session
 //                    is up: rvd_mux_limits_set(), rvd_stream_limits_set(). Of backends:
-//                    rvd_proxy_pending_begin(). Of clients: rvd_proxy_crowd_check_locked(),
+//                    rvd_proxy_pending_begin(). Of clients: rvd_proxy_crowd_enter_locked(),
 //                    rvd_proxy_listener_inherit_locked(), clients_refused in revdial_stats
 //    a ping          RVD_BASE_KEEPALIVE_MS, RVD_MUX_RTT_US, rvd_mux_tick_liveness(),
 //                    rvd_mux_next_tick(); how many a peer bears: RVD_MUX_PING_RATE
@@ -20859,15 +20859,13 @@ enum rvd_proxy_listener_state { RVD_PROXY_LISTENS, RVD_PROXY_CLOSED, RVD_PROXY_G
 // Clients of one source.
 typedef struct rvd_proxy_source {
     struct rvd_proxy_source *next;
-    uint64_t net;  // an IPv4 address, or the first half of an IPv6 address
-    int family;
+    uint64_t key;  // as of rvd_auth_peer_key(); 0: those that have no source
     unsigned clients;
 } rvd_proxy_source;
 
 // The clients that count for the limits of a port, and of those that have taken over its socket.
 typedef struct rvd_proxy_crowd {
-    int64_t id;  // of the first of these ports
-    uint64_t seed;
+    int64_t id;     // of the first of these ports
     unsigned refs;  // of ports; this and what follows is guarded by the proxy's lock
     unsigned clients;
     rvd_proxy_source *sources[RVD_PROXY_SOURCES];
@@ -23332,51 +23330,41 @@ static int rvd_proxy_is_limited(const revdial_expose *x)
     return x->max_clients || x->max_clients_per_source;
 }
 
-// Returns 0 without memory.
-static int rvd_proxy_crowd_new(rvd_proxy_listener *l)
-{
-    rvd_proxy_crowd *crowd = rvd_owner_alloc(&l->proxy->own, sizeof *crowd);
-    if (!crowd) return 0;
-    crowd->refs = 1;
-    l->crowd = crowd;
-    crowd->seed = l->proxy->guard.seed;
-    return 1;
-}
-
-// Sets what identifies the source of a client. Returns 0 for one that has none.
-static int rvd_proxy_source_of(const char *client, rvd_proxy_source *out)
+static uint64_t rvd_proxy_source_key(const char *client)
 {
     char text[RVD_SYS_TEXT_MAX];
     rvd_wire_addr addr;
-    memset(out, 0, sizeof *out);
     if (!rvd_wire_addr_parse(rvd_sys_without_zone(client, text), &addr)) return 0;
-    out->family = (int)addr.family;
-    out->net = rvd_base_u32(addr.ip);
-    if (addr.family == 6) out->net = out->net << 32 | rvd_base_u32(addr.ip + 4);
-    return 1;
+    return rvd_auth_peer_key(addr.ip, addr.family == 4 ? 4 : 16);
 }
 
-// Where the source of a client is in its list, or would be. NULL: it has none.
-static rvd_proxy_source **rvd_proxy_source_at_locked(rvd_proxy_crowd *crowd, const char *client)
+// Where a source is in its list, or would be.
+static rvd_proxy_source **rvd_proxy_source_at_locked(const revdial_proxy *p, rvd_proxy_crowd *crowd,
+                                                     uint64_t key)
 {
-    rvd_proxy_source key, **at;
-    if (!rvd_proxy_source_of(client, &key)) return NULL;
-    at = &crowd->sources[rvd_base_hash(&key.net, sizeof key.net, crowd->seed) % RVD_PROXY_SOURCES];
-    while (*at && ((*at)->net != key.net || (*at)->family != key.family)) at = &(*at)->next;
+    uint64_t hash = rvd_base_hash(&key, sizeof key, p->guard.seed);
+    rvd_proxy_source **at = &crowd->sources[hash % RVD_PROXY_SOURCES];
+    while (*at && (*at)->key != key) at = &(*at)->next;
     return at;
 }
 
-// Is there room for one more? Returns 0, or REVDIAL_ELIMIT and why.
-static int rvd_proxy_crowd_check_locked(rvd_proxy_listener *l, const char *client, revdial_err *err)
+// Counts one more client, if there is room. Returns 0; REVDIAL_ELIMIT or ENOMEM, and why.
+static int rvd_proxy_crowd_enter_locked(rvd_proxy_listener *l, const char *client, revdial_err *err)
 {
     const revdial_expose *x = &l->expose;
+    uint64_t key = rvd_proxy_source_key(client);
+    rvd_proxy_source **at = rvd_proxy_source_at_locked(l->proxy, l->crowd, key);
     if (x->max_clients && l->crowd->clients >= x->max_clients)
         return rvd_stream_fail(err, REVDIAL_ELIMIT, 0, "the port has as many clients as it may");
-    rvd_proxy_source **at =
-        x->max_clients_per_source ? rvd_proxy_source_at_locked(l->crowd, client) : NULL;
-    if (!at || !*at || (*at)->clients < x->max_clients_per_source) return REVDIAL_OK;
-    return rvd_stream_fail(err, REVDIAL_ELIMIT, REVDIAL_RESET_CALM,
-                           "the client's source has as many clients as it may");
+    if (key && *at && x->max_clients_per_source && (*at)->clients >= x->max_clients_per_source)
+        return rvd_stream_fail(err, REVDIAL_ELIMIT, REVDIAL_RESET_CALM,
+                               "the client's source has as many clients as it may");
+    if (!*at) *at = rvd_owner_alloc(&l->proxy->own, sizeof **at);
+    if (!*at) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
+    (*at)->key = key;
+    (*at)->clients++;
+    l->crowd->clients++;
+    return REVDIAL_OK;
 }
 
 static void rvd_proxy_crowd_refused_locked(revdial_proxy *p, const revdial_err *why)
@@ -23387,29 +23375,14 @@ static void rvd_proxy_crowd_refused_locked(revdial_proxy *p, const revdial_err *
         p->own.stats.clients_refused++;
 }
 
-// Counts a client. Returns 0 without memory.
-static int rvd_proxy_crowd_add_locked(rvd_proxy_listener *l, const char *client)
+static void rvd_proxy_crowd_leave_locked(const revdial_proxy *p, rvd_proxy_crowd *crowd,
+                                         const char *client)
 {
-    rvd_proxy_source **at = rvd_proxy_source_at_locked(l->crowd, client);
-    if (at && !*at) {
-        rvd_proxy_source *fresh = rvd_owner_alloc(&l->proxy->own, sizeof *fresh);
-        if (!fresh) return 0;
-        rvd_proxy_source_of(client, fresh);
-        *at = fresh;
-    }
-    if (at) (*at)->clients++;
-    l->crowd->clients++;
-    return 1;
-}
-
-static void rvd_proxy_crowd_drop_locked(revdial_proxy *p, rvd_proxy_crowd *crowd,
-                                        const char *client)
-{
-    rvd_proxy_source **at = rvd_proxy_source_at_locked(crowd, client);
-    rvd_proxy_source *s = at ? *at : NULL;
-    if (at && !s) return;  // nobody has come from there
-    if (crowd->clients) crowd->clients--;
-    if (!s || --s->clients) return;
+    rvd_proxy_source **at = rvd_proxy_source_at_locked(p, crowd, rvd_proxy_source_key(client));
+    rvd_proxy_source *s = *at;
+    if (!s) return;  // nobody has come from there
+    crowd->clients--;
+    if (--s->clients) return;
     *at = s->next;
     rvd_owner_free(&p->own, s, sizeof *s);
 }
@@ -23418,17 +23391,12 @@ static void rvd_proxy_crowd_drop_locked(revdial_proxy *p, rvd_proxy_crowd *crowd
 static int rvd_proxy_client_enter(rvd_proxy_client *c, revdial_err *err)
 {
     rvd_proxy_listener *l = c->listener;
-    pthread_mutex_t *lock = &l->proxy->own.lock;
     if (!l->crowd) return REVDIAL_OK;
-    pthread_mutex_lock(lock);
-    int code = rvd_proxy_crowd_check_locked(l, c->address, err);
-    if (code)
-        rvd_proxy_crowd_refused_locked(l->proxy, err);
-    else if (rvd_proxy_crowd_add_locked(l, c->address))
-        c->is_counted = 1;
-    else
-        code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
-    pthread_mutex_unlock(lock);
+    pthread_mutex_lock(&l->proxy->own.lock);
+    int code = rvd_proxy_crowd_enter_locked(l, c->address, err);
+    if (code == REVDIAL_ELIMIT) rvd_proxy_crowd_refused_locked(l->proxy, err);
+    pthread_mutex_unlock(&l->proxy->own.lock);
+    c->is_counted = !code;
     return code;
 }
 
@@ -23437,7 +23405,7 @@ static void rvd_proxy_client_leave(const rvd_proxy_client *c)
     revdial_proxy *p = c->listener->proxy;
     if (!c->is_counted) return;
     pthread_mutex_lock(&p->own.lock);
-    rvd_proxy_crowd_drop_locked(p, c->listener->crowd, c->address);
+    rvd_proxy_crowd_leave_locked(p, c->listener->crowd, c->address);
     pthread_mutex_unlock(&p->own.lock);
 }
 
@@ -23447,7 +23415,7 @@ void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
     pthread_mutex_lock(&p->own.lock);
     RVD_BASE_EACH (const rvd_proxy_listener, l, &p->listeners, link) {
         if (!l->crowd || l->crowd->id != crowd) continue;
-        rvd_proxy_crowd_drop_locked(p, l->crowd, client);
+        rvd_proxy_crowd_leave_locked(p, l->crowd, client);
         break;
     }
     pthread_mutex_unlock(&p->own.lock);
@@ -24143,11 +24111,10 @@ static void rvd_proxy_route_enter(const rvd_proxy_route *r, revdial_route *q, re
     rvd_proxy_listener *l = r->listener;
     if (!l->crowd) return;
     pthread_mutex_lock(&l->proxy->own.lock);
-    if (rvd_proxy_crowd_check_locked(l, r->addresses, over))
-        q->over = over;
-    else if (rvd_proxy_crowd_add_locked(l, r->addresses))
-        q->crowd = l->crowd->id;
+    int code = rvd_proxy_crowd_enter_locked(l, r->addresses, over);
     pthread_mutex_unlock(&l->proxy->own.lock);
+    if (!code) q->crowd = l->crowd->id;
+    if (code == REVDIAL_ELIMIT) q->over = over;
 }
 
 static void rvd_proxy_route_leave(const rvd_proxy_route *r, int64_t crowd, const revdial_err *over,
@@ -24157,8 +24124,8 @@ static void rvd_proxy_route_leave(const rvd_proxy_route *r, int64_t crowd, const
     if (!l->crowd) return;
     pthread_mutex_lock(&l->proxy->own.lock);
     if (verdict != REVDIAL_ROUTE_TAKE && crowd)
-        rvd_proxy_crowd_drop_locked(l->proxy, l->crowd, r->addresses);
-    if (verdict == REVDIAL_ROUTE_REFUSE && over->code)
+        rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, r->addresses);
+    if (verdict == REVDIAL_ROUTE_REFUSE && over->code == REVDIAL_ELIMIT)
         rvd_proxy_crowd_refused_locked(l->proxy, over);
     pthread_mutex_unlock(&l->proxy->own.lock);
 }
@@ -25328,7 +25295,10 @@ static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdi
         return NULL;
     }
     if (x) rvd_proxy_client_tune(l, l->io.fd);
-    if (!x || !rvd_proxy_is_limited(x) || rvd_proxy_crowd_new(l)) return l;
+    if (!x || !rvd_proxy_is_limited(x)) return l;
+    l->crowd = rvd_owner_alloc(&p->own, sizeof *l->crowd);
+    if (l->crowd) l->crowd->refs = 1;
+    if (l->crowd) return l;
     rvd_proxy_listener_free(l);
     return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a port");
 }
