@@ -20910,28 +20910,17 @@ typedef struct rvd_proxy_sweep {
     atomic_uint wanted;  // how often it has to look
 } rvd_proxy_sweep;
 
-// A client of an exposed port, from accept(2) to the end of its connection; or ROUTED, from the
-// decision of an rvd_proxy_route on.
-//   LISTED --the dial takes long--> WATCHED      all --the dial is over--> JOINED or gone
-enum rvd_proxy_client_state {
-    RVD_PROXY_LISTED,
-    RVD_PROXY_WATCHED,
-    RVD_PROXY_ROUTED,
-    RVD_PROXY_JOINED
-};
-
+// A client of an exposed port, from the dial for it to the end of its connection. Most are idle.
 typedef struct rvd_proxy_client {
-    rvd_base_link link;  // in p->clients while LISTED; guarded by the proxy's lock, as state
-    enum rvd_proxy_client_state state;
-    uint16_t early_len;  // bytes that went out with the dial
-    uint8_t is_counted;  // in the crowd of its port
-    rvd_loop_io io;      // loop 0: while WATCHED, for a client that goes away
-    rvd_loop_task task;
     rvd_proxy_listener *listener;
-    revdial_stream *st;  // what came of the dial, or:
-    revdial_err *why;
-    int64_t dial, since_us;
-    char address[];  // behind it, if the port has a route: the target and the traceparent
+    revdial_stream *st;  // what came of the dial
+    int64_t since_us;
+    size_t size;                           // of all
+    const char *address, *target, *trace;  // in `texts`; NULL: no target, no traceparent
+    uint16_t early_len;                    // bytes that went out with the dial
+    uint8_t is_drained;                    // they are all that had arrived
+    uint8_t is_counted;                    // in the crowd of its port
+    char texts[];                          // an arena
 } rvd_proxy_client;
 
 // Bytes that wait, in memory that grows with them.
@@ -20940,12 +20929,12 @@ typedef struct rvd_proxy_bytes {
     size_t len, size;
 } rvd_proxy_bytes;
 
-// A client of a port with `route` or `trusted_proxies`, until it is refused or a relay takes over.
-// On loop 0.
+// A client on its way, from accept(2) until it is refused or a relay takes over.
 //   READING --the decision--> DIALLING --connected--> GREETING --the reply is sent--> the relay's
 //   READING, DIALLING --a refusal with a reply--> REFUSING --it is sent, and FIN--> LINGERING
 // In each state except DIALLING it ends when the client, its time or its port is over; a dial is
-// cancelled then, and ends first.
+// cancelled then, and ends first. A plain one has nothing to decide, and goes from DIALLING to the
+// relay or ends. All on loop 0, except the end of a plain one's dial while it is not watched.
 enum rvd_proxy_route_state {
     RVD_PROXY_READING,
     RVD_PROXY_DIALLING,
@@ -20955,23 +20944,27 @@ enum rvd_proxy_route_state {
 };
 
 typedef struct rvd_proxy_route {
-    rvd_base_link link;  // in its port's `routed`, except while DIALLING
+    // In its port's `routed`, except while DIALLING. Then a plain one is in p->clients until it is
+    // watched; guarded by the proxy's lock, as `io` of a plain one.
+    rvd_base_link link;
     enum rvd_proxy_route_state state;
+    uint8_t is_plain;      // its port has no route, and no header comes
     uint8_t wants_header;  // of the PROXY protocol
     uint8_t is_end;        // the client has sent FIN
     uint8_t is_seen;       // the hook knows all of `in`
     uint8_t is_awaited;    // a drain waits for the decision
-    rvd_loop_io io;
-    rvd_loop_timer timer;
-    rvd_loop_task task;  // the dial is over, on another loop
+    rvd_loop_io io;        // a plain one's is added if the dial takes long
+    rvd_loop_timer timer;  // not a plain one's
     rvd_proxy_listener *listener;
-    rvd_proxy_client *client;  // DIALLING and GREETING
-    revdial_err *why;          // REFUSING and LINGERING, if there was memory
-    char *addresses;           // as texts: the client's, then where it connected to
+    rvd_proxy_client *client;      // DIALLING and GREETING
+    revdial_err *why;              // REFUSING and LINGERING, if there was memory
+    char *from, *local;            // in `texts`: its address, and the one it connected to or ""
     rvd_proxy_bytes in, out;
     size_t got;                // bytes behind the header
     int step, half_closed_ms;  // what the hook has left, what it wants
-    int64_t since_us;
+    int64_t dial, since_us;
+    size_t size;   // of all
+    char texts[];  // with room for other addresses where a header is to come
 } rvd_proxy_route;
 
 // A connection that waits for a place among those that authenticate. On loop 0.
@@ -21030,7 +21023,7 @@ struct revdial_proxy {
     size_t dials_coming;  // of these, those that have yet to ask the session that was picked
     int has_woken_dials;  // dials_wake has yet to run
     size_t undecided;     // clients whose bytes may still come, while it drains
-    rvd_base_link clients;
+    rvd_base_link clients;  // of rvd_proxy_route: plain ones that are dialled for, and not watched
     int64_t next_dial, last_expose;
 };
 
@@ -23003,12 +22996,11 @@ typedef struct rvd_proxy_dial {
     int is_cancelled;          // guarded by the proxy's lock
     revdial_session *session;  // that was picked, with a reference
     int is_asked;
-    int is_over;  // called back; its task, once run, frees it
+    int is_over, is_told;      // if its task has yet to run then, that frees it
     rvd_proxy_pick pick;
-    const rvd_proxy_listener *from;  // the client's port; NULL: the application dials
-    revdial_dial_opts opts;          // its strings are in `texts`
+    revdial_dial_opts opts;  // its strings are in `texts`
+    rvd_proxy_route *route;  // the client that it is for; NULL: the application dials, with:
     revdial_dial_fn *cb;
-    int is_hook;  // cb is the application's
     void *ud;
     size_t size;   // of all
     char texts[];  // an arena
@@ -23047,25 +23039,46 @@ static void rvd_proxy_dial_pick_locked(rvd_proxy_dial *d, int *code)
     d->proxy->dials_coming += d->session != NULL;
 }
 
-static void rvd_proxy_dial_end(rvd_proxy_dial *d)
+static void rvd_proxy_route_on_dialled(rvd_proxy_route *r, revdial_stream *st,
+                                       const revdial_err *why);
+
+static void rvd_proxy_dial_tell(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
     revdial_err err;
-    sigset_t ours;
+    rvd_stream_dial_tell(&d->dial, d->pick.name, &err);
+    if (d->route) {
+        rvd_proxy_route_on_dialled(d->route, d->dial.st, d->dial.st ? NULL : &err);
+    } else {
+        const sigset_t ours = rvd_sys_hook_begin(&p->groups[0].mask);
+        d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &err);
+        rvd_sys_hook_end(&p->groups[0].mask, &ours);
+    }
+    d->is_told = 1;
+    if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
+}
+
+// A client that loop 0 watches is told there.
+static void rvd_proxy_dial_end(rvd_proxy_dial *d)
+{
+    revdial_proxy *p = d->proxy;
+    rvd_proxy_route *r = d->route;
+    rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->own.lock);
     if (d->session && !d->is_asked) rvd_proxy_dial_came_locked(p);
     rvd_base_link_remove(&d->link);
     rvd_proxy_count_dial_locked(p, &d->dial);
+    if (r) rvd_base_link_remove(&r->link);  // is not watched from now on
+    int is_elsewhere = r && r->io.slot && !rvd_loop_is_owner(p->loops[0]);
+    if (is_elsewhere) d->loop = p->loops[0];
     pthread_mutex_unlock(&p->own.lock);
-    rvd_loop_timer_stop(d->loop, &d->timer);
     rvd_proxy_unpick(d->session);
-    if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, d->from);
-    rvd_stream_dial_tell(&d->dial, d->pick.name, &err);
-    if (d->is_hook) ours = rvd_sys_hook_begin(&p->groups[0].mask);
-    d->cb(d->ud, d->dial.st, d->dial.st ? NULL : &err);
-    if (d->is_hook) rvd_sys_hook_end(&p->groups[0].mask, &ours);
+    if (!d->dial.st) rvd_proxy_log_dial(p, d->pick.name, &d->dial, r ? r->listener : NULL);
     d->is_over = 1;
-    if (!atomic_load(&d->task.queued)) rvd_proxy_dial_free(d);
+    if (is_elsewhere)
+        rvd_loop_post(p->loops[0], &d->task);
+    else
+        rvd_proxy_dial_tell(d);
 }
 
 static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
@@ -23166,7 +23179,7 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     rvd_proxy_dial *d = RVD_BASE_OWNER(task, rvd_proxy_dial, task);
     revdial_proxy *p = d->proxy;
     int64_t until_us = d->dial.deadline_us;
-    if (d->is_over) {
+    if (d->is_told) {
         rvd_proxy_dial_free(d);
         return;
     }
@@ -23177,6 +23190,10 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     pthread_mutex_unlock(&p->own.lock);
     if (!rvd_loop_is_owner(loop)) {  // it moved on after this was posted
         rvd_loop_post(loop, task);
+        return;
+    }
+    if (d->is_over) {
+        rvd_proxy_dial_tell(d);
         return;
     }
     if (is_cancelled) {
@@ -23299,7 +23316,6 @@ int64_t revdial_dial_async(revdial_proxy *p, const char *name, const revdial_dia
     rvd_proxy_dial *d = is_valid ? rvd_proxy_dial_new(p, name, opts) : NULL;
     if (!d) return is_valid ? REVDIAL_ENOMEM : REVDIAL_EINVAL;
     d->cb = cb;
-    d->is_hook = 1;
     d->ud = ud;
     pthread_mutex_lock(&p->own.lock);
     if (!p->closing) id = rvd_proxy_dial_start_locked(p, d);
@@ -23424,12 +23440,6 @@ void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
 // ---- clients of exposed ports ----
 // Accepted on loop 0, dialled as by revdial_dial_async(), relayed on the loop of their session.
 
-static void rvd_proxy_client_become(rvd_proxy_client *c, enum rvd_proxy_client_state to)
-{
-    REVDIAL_ASSERT(to > c->state && to != RVD_PROXY_ROUTED);
-    c->state = to;
-}
-
 static void rvd_proxy_client_tell(const rvd_proxy_listener *l, revdial_client *told)
 {
     revdial_proxy *p = l->proxy;
@@ -23440,49 +23450,28 @@ static void rvd_proxy_client_tell(const rvd_proxy_listener *l, revdial_client *t
     rvd_sys_hook_end(&p->groups[0].mask, &ours);
 }
 
-static const char *rvd_proxy_client_target(const rvd_proxy_client *c)
+static void rvd_proxy_client_keep(rvd_base_arena *a, rvd_proxy_client *c, const char *address,
+                                  const revdial_dial_opts *opts)
 {
-    const char *own = c->address + strlen(c->address) + 1;
-    if (!c->listener->expose.route) return c->listener->expose.dial.target;
-    return *own ? own : NULL;
+    c->address = rvd_base_keep_text(a, address);
+    c->target = rvd_base_keep_text(a, opts->target);
+    c->trace = rvd_base_keep_text(a, rvd_stream_trace_of(opts));
 }
 
-// For the log.
-static const char *rvd_proxy_client_trace(const rvd_proxy_client *c)
+// Returns NULL without memory.
+static rvd_proxy_client *rvd_proxy_client_new(rvd_proxy_listener *l, const char *address,
+                                              const revdial_dial_opts *opts)
 {
-    const char *target = c->address + strlen(c->address) + 1;
-    return c->listener->expose.route ? target + strlen(target) + 1 : NULL;
-}
-
-static size_t rvd_proxy_client_size(const char *address, const char *target, const char *trace,
-                                    const rvd_proxy_listener *l)
-{
-    size_t size = sizeof(rvd_proxy_client) + strlen(address) + 1;
-    if (l->expose.route) size += strlen(target) + strlen(trace) + 2;
-    return size;
-}
-
-// Without memory: NULL.
-//   opts     of the dial that a route wants, or NULL
-static rvd_proxy_client *rvd_proxy_client_new(rvd_proxy_listener *l, int fd, const char *address,
-                                              const revdial_dial_opts *opts,
-                                              enum rvd_proxy_client_state state)
-{
-    const char *target = opts && opts->target ? opts->target : "";
-    const char *trace = opts ? rvd_stream_trace_of(opts) : NULL;
-    size_t size = rvd_proxy_client_size(address, target, trace ? trace : "", l), at;
-    rvd_proxy_client *c = rvd_owner_alloc(&l->proxy->own, size);
+    rvd_base_arena texts = {NULL, 0, 0};
+    rvd_proxy_client *c, counted;
+    rvd_proxy_client_keep(&texts, &counted, address, opts);
+    size_t size = sizeof *c + texts.len;
+    c = rvd_owner_alloc(&l->proxy->own, size);
     if (!c) return NULL;
-    at = strlen(address) + 1;
-    memcpy(c->address, address, at);
-    if (l->expose.route) memcpy(c->address + at, target, strlen(target) + 1);
-    if (l->expose.route && trace)
-        memcpy(c->address + at + strlen(target) + 1, trace, strlen(trace) + 1);
-    rvd_base_link_init(&c->link);
-    c->state = state;
-    c->io.fd = fd;
+    rvd_base_arena_fill(&texts, c->texts);
+    rvd_proxy_client_keep(&texts, c, address, opts);
+    c->size = size;
     c->listener = rvd_proxy_listener_ref(l);
-    c->since_us = rvd_loop_now(l->proxy->loops[0]);
     rvd_stream_work_begin(&l->proxy->own.work);
     return c;
 }
@@ -23491,31 +23480,10 @@ static void rvd_proxy_client_free(rvd_proxy_client *c)
 {
     rvd_proxy_listener *l = c->listener;
     rvd_owner *own = &l->proxy->own;
-    const char *target = rvd_proxy_client_target(c);
-    size_t size =
-        rvd_proxy_client_size(c->address, target ? target : "", rvd_proxy_client_trace(c), l);
     rvd_proxy_client_leave(c);
-    rvd_owner_free(own, c, size);
+    rvd_owner_free(own, c, c->size);
     rvd_proxy_listener_unref(l);
     rvd_stream_work_end(&own->work);
-}
-
-// Tells the application what became of a client, and frees it.
-static void rvd_proxy_client_end(rvd_proxy_client *c, const uint64_t moved[2],
-                                 const revdial_err *why)
-{
-    revdial_client told = {.address = c->address, .is_relayed = c->state == RVD_PROXY_JOINED};
-    if (moved) memcpy(told.moved, moved, sizeof told.moved);
-    if (moved) told.moved[0] += c->early_len;
-    told.why = why;
-    rvd_proxy_client_tell(c->listener, &told);
-    rvd_proxy_client_free(c);
-}
-
-static void rvd_proxy_client_failed(rvd_proxy_client *c, const revdial_err *why)
-{
-    rvd_sys_close_reset(c->io.fd);
-    rvd_proxy_client_end(c, NULL, why);
 }
 
 // Begins a line about the stream of a client, which is still there.
@@ -23529,20 +23497,25 @@ static int rvd_proxy_log_client(const rvd_proxy_client *c, rvd_log_line *l,
     rvd_log_text(l, "name", s->name);
     rvd_log_text(l, "client", c->address);
     rvd_log_text(l, "listen", c->listener->address);
-    rvd_log_text(l, "target", rvd_proxy_client_target(c));
-    rvd_log_text(l, RVD_STREAM_TRACE, rvd_proxy_client_trace(c));
+    rvd_log_text(l, "target", c->target);
+    rvd_log_text(l, RVD_STREAM_TRACE, c->trace);
     return 1;
 }
 
 static void rvd_proxy_client_on_over(void *ud, const uint64_t moved[2], const revdial_err *why)
 {
     rvd_proxy_client *c = ud;
+    revdial_client told = {.address = c->address,
+                           .is_relayed = 1,
+                           .moved = {moved[0] + c->early_len, moved[1]},
+                           .why = why};
     rvd_log_line l;
     if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
-        rvd_stream_log_end(&l, moved[0] + c->early_len, moved[1], c->since_us, why);
+        rvd_stream_log_end(&l, told.moved[0], told.moved[1], c->since_us, why);
         rvd_log_end(c->st->session->group->log, &l);
     }
-    rvd_proxy_client_end(c, moved, why);
+    rvd_proxy_client_tell(c->listener, &told);
+    rvd_proxy_client_free(c);
 }
 
 static void rvd_proxy_on_describe_locked(revdial_stream *st, revdial_stream_info *out)
@@ -23550,130 +23523,26 @@ static void rvd_proxy_on_describe_locked(revdial_stream *st, revdial_stream_info
     const rvd_proxy_client *c = rvd_relay_ud_of_locked(st, rvd_proxy_client_on_over);
     if (!c) return;
     RVD_BASE_JOIN(out->client, sizeof out->client, c->address);
-    RVD_BASE_JOIN(out->target, sizeof out->target, rvd_proxy_client_target(c));
+    RVD_BASE_JOIN(out->target, sizeof out->target, c->target);
 }
 
-// The dial has succeeded, and the client is not watched (any more).
-//   opts     zero, or `early` and half_closed_ms
-static void rvd_proxy_client_relay(rvd_proxy_client *c, revdial_relay_opts opts)
-{
-    const int is_drained =
-        c->state != RVD_PROXY_ROUTED && c->early_len > 0 && c->early_len < REVDIAL_EARLY_MAX;
-    const rvd_relay_ends ends = {.rfd = c->io.fd, .wfd = c->io.fd, .is_drained = is_drained};
-    revdial_err err;
-    rvd_log_line l;
-    if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN))
-        rvd_log_end(c->st->session->group->log, &l);
-    opts.idle_ms = c->listener->expose.idle_ms;
-    opts.done = rvd_proxy_client_on_over;
-    opts.ud = c;
-    rvd_proxy_client_become(c, RVD_PROXY_JOINED);
-    int is_ended = atomic_load(&c->listener->ends_clients);
-    int code = is_ended ? REVDIAL_ECLOSED : rvd_relay_start(c->st, &ends, &opts);
-    if (!code) return;
-    rvd_stream_fail(&err, code, 0,
-                    is_ended                 ? RVD_PROXY_UNEXPOSED
-                    : code == REVDIAL_ENOMEM ? RVD_RELAY_NO_MEMORY
-                                             : "the connection could not be relayed");
-    if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_END)) {
-        rvd_stream_log_end(&l, 0, 0, c->since_us, &err);
-        rvd_log_end(c->st->session->group->log, &l);
-    }
-    revdial_reset(c->st, is_ended ? REVDIAL_RESET_CANCEL : REVDIAL_RESET_INTERNAL);
-    revdial_close(c->st);
-    rvd_proxy_client_failed(c, &err);
-}
-
-static void rvd_proxy_client_join(rvd_proxy_client *c)
-{
-    const revdial_relay_opts opts = {.half_closed_ms = c->listener->expose.half_closed_ms};
-    rvd_proxy_client_relay(c, opts);
-}
-
-// Loop 0: no longer watched.
-static void rvd_proxy_client_unwatch(rvd_loop_task *task)
-{
-    rvd_proxy_client *c = RVD_BASE_OWNER(task, rvd_proxy_client, task);
-    revdial_proxy *p = c->listener->proxy;
-    revdial_err why;
-    rvd_loop_remove(p->loops[0], &c->io);
-    if (c->st) {
-        rvd_proxy_client_join(c);
-        return;
-    }
-    rvd_stream_fail(&why, REVDIAL_ENOMEM, 0, "the dial failed, and there was no memory to say why");
-    if (c->why) why = *c->why;
-    rvd_owner_free(&p->own, c->why, sizeof *c->why);
-    rvd_proxy_client_failed(c, &why);
-}
-
-// Returns 1 if the port has to be told that it may accept again.
-static int rvd_proxy_waiter_left_locked(rvd_proxy_listener *l)
-{
-    int was_full = l->is_full;
-    l->waiting--;
-    l->is_full = 0;
-    return was_full;
-}
-
-static void rvd_proxy_client_on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
-{
-    rvd_proxy_client *c = ud;
-    revdial_proxy *p = c->listener->proxy;
-    pthread_mutex_lock(&p->own.lock);
-    int was_full = rvd_proxy_waiter_left_locked(c->listener);
-    int is_watched = c->state == RVD_PROXY_WATCHED;
-    rvd_base_link_remove(&c->link);
-    pthread_mutex_unlock(&p->own.lock);
-    if (was_full) rvd_loop_post(p->loops[0], &c->listener->resume);
-    c->st = st;
-    if (is_watched) {  // by loop 0, which need not be this one
-        c->why = st ? NULL : rvd_owner_alloc(&p->own, sizeof *c->why);
-        if (c->why) *c->why = *err;
-        rvd_loop_post(p->loops[0], &c->task);
-    } else if (st) {
-        rvd_proxy_client_join(c);
-    } else {
-        rvd_proxy_client_failed(c, err);
-    }
-}
-
-// A client that resets its connection needs no dial any more. FIN cancels nothing: a client may
-// have finished sending and wait for the answer.
-static void rvd_proxy_client_on_io(rvd_loop_io *io)
-{
-    rvd_proxy_client *c = RVD_BASE_OWNER(io, rvd_proxy_client, io);
-    if (io->ready & RVD_LOOP_HUP) revdial_dial_cancel(c->listener->proxy, c->dial);
-}
-
-// Loop 0. Watches only clients whose dial takes longer than RVD_PROXY_CLIENT_WATCH_US: most dials
-// end before that, and watching costs a system call.
+// Loop 0. Watches only plain clients whose dial takes longer than RVD_PROXY_CLIENT_WATCH_US: most
+// dials end before that, and watching costs a system call.
 static void rvd_proxy_on_client_watch(rvd_loop_timer *t)
 {
     revdial_proxy *p = RVD_BASE_OWNER(t, revdial_proxy, client_watch);
     int64_t old = rvd_loop_now(p->loops[0]) - RVD_PROXY_CLIENT_WATCH_US;
     pthread_mutex_lock(&p->own.lock);
     while (!rvd_base_link_is_alone(&p->clients)) {
-        rvd_proxy_client *c = RVD_BASE_OWNER(p->clients.next, rvd_proxy_client, link);
-        if (c->since_us > old) {
-            rvd_loop_timer_set(p->loops[0], t, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
+        rvd_proxy_route *r = RVD_BASE_OWNER(p->clients.next, rvd_proxy_route, link);
+        if (r->since_us > old) {
+            rvd_loop_timer_set(p->loops[0], t, r->since_us + RVD_PROXY_CLIENT_WATCH_US);
             break;
         }
-        rvd_base_link_remove(&c->link);
-        if (rvd_loop_add(p->loops[0], &c->io) == 0) rvd_proxy_client_become(c, RVD_PROXY_WATCHED);
+        rvd_base_link_remove(&r->link);
+        rvd_loop_add(p->loops[0], &r->io);  // without memory, one that goes is found out later
     }
     pthread_mutex_unlock(&p->own.lock);
-}
-
-// Bytes that a client has sent by now go out with the dial; the relay finds its FIN later. A unix
-// socket is not read: if the dial fails, closing it with bytes unread is an error at the client.
-//   returns  0, or the error that ended the connection: the socket reports it only once
-static int rvd_proxy_client_early(rvd_proxy_client *c, int family, uint8_t *bytes)
-{
-    ptrdiff_t n = 0;
-    if (family != AF_UNIX) n = rvd_sys_read(c->io.fd, bytes, REVDIAL_EARLY_MAX);
-    if (n > 0) c->early_len = (uint16_t)n;
-    return n == -EAGAIN || n == -ENOMEM || n == -ENOBUFS || n > 0 ? 0 : (int)n;
 }
 
 // What the sockets of a port's clients have in common. Where they do not inherit it, each gets it.
@@ -23682,42 +23551,6 @@ static void rvd_proxy_client_tune(const rvd_proxy_listener *l, int fd)
     rvd_sys_tune_client(fd);
     rvd_sys_set_keepalive(fd, l->proxy->cfg.common.tcp_keepalive_ms);
     if (!l->expose.route) rvd_sys_set_abort(fd, 1);  // a routed one may be taken
-}
-
-// What a client's dial is about, and whom it tells of its end.
-typedef struct rvd_proxy_asking {
-    const char *name;
-    revdial_dial_opts opts;
-    revdial_dial_fn *cb;
-    void *ud;
-} rvd_proxy_asking;
-
-// Returns 0, or REVDIAL_E* and why: the client is still there.
-static int rvd_proxy_client_dial(rvd_proxy_client *c, const rvd_proxy_asking *ask, revdial_err *err)
-{
-    revdial_proxy *p = c->listener->proxy;
-    int is_routed = c->state == RVD_PROXY_ROUTED, code = rvd_proxy_client_enter(c, err);
-    rvd_proxy_dial *d = code ? NULL : rvd_proxy_dial_new(p, ask->name, &ask->opts);
-    int64_t id = REVDIAL_ECLOSED;
-    if (code) return code;
-    if (!d) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, revdial_strerror(REVDIAL_ENOMEM));
-    d->cb = ask->cb;
-    d->ud = ask->ud;
-    d->from = c->listener;
-    if (!is_routed &&
-        !p->client_watch.slot)  // without memory one that goes away is found out later
-        rvd_loop_timer_set(p->loops[0], &p->client_watch, c->since_us + RVD_PROXY_CLIENT_WATCH_US);
-    pthread_mutex_lock(&p->own.lock);
-    if (!p->closing) {
-        c->listener->waiting += !is_routed;  // which counts since it was accepted
-        if (!is_routed) rvd_base_link_push(&p->clients, &c->link);
-        c->dial = p->next_dial + 1;
-        id = rvd_proxy_dial_start_locked(p, d);
-    }
-    pthread_mutex_unlock(&p->own.lock);
-    if (id > 0) return REVDIAL_OK;
-    rvd_proxy_dial_drop(d);
-    return rvd_stream_fail(err, (int)id, 0, revdial_strerror((int)id));
 }
 
 // A client that was not dialled for: the library refused it, or the hook, or it has gone.
@@ -23739,62 +23572,33 @@ static void rvd_proxy_log_unrouted(const rvd_proxy_listener *l, const char *clie
 }
 
 // The dial for a client could not begin.
-static void rvd_proxy_log_undialled(const rvd_proxy_listener *l, const char *client,
-                                    const char *name, const revdial_dial_opts *opts,
+static void rvd_proxy_log_undialled(const rvd_proxy_route *r, const revdial_route *q,
                                     const revdial_err *why)
 {
-    rvd_stream_dial none = {.opts = opts, .code = why->code, .why = why->msg};
+    revdial_dial_opts opts = q->dial;
+    rvd_stream_dial none = {.opts = &opts, .code = why->code, .why = why->msg};
+    if (!opts.client_addr) opts.client_addr = r->from;
     if (why->code == REVDIAL_ELIMIT)
-        rvd_proxy_log_unrouted(l, client, why->code, why->msg);
+        rvd_proxy_log_unrouted(r->listener, r->from, why->code, why->msg);
     else
-        rvd_proxy_log_dial(l->proxy, name, &none, l);
+        rvd_proxy_log_dial(r->listener->proxy, q->name ? q->name : "", &none, r->listener);
 }
 
-// Where a client has connected to, as text, maybe in buf, of RVD_SYS_TEXT_MAX; NULL: not known.
-static const char *rvd_proxy_client_local(const rvd_proxy_listener *l, int fd,
-                                          const rvd_sys_addr *peer, char *buf)
+// Where a client has connected to, as text; "": not known.
+static void rvd_proxy_client_local(const rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer,
+                                   char text[RVD_SYS_TEXT_MAX])
 {
     rvd_sys_addr at;
-    if (peer->ss.ss_family == AF_UNIX) return NULL;
-    if (!l->is_wildcard) return l->address;
-    if (rvd_sys_getsockname(fd, &at) < 0) return NULL;
-    rvd_sys_addr_format(&at, buf, RVD_SYS_TEXT_MAX);
-    return buf;
+    text[0] = '\0';
+    if (peer->ss.ss_family == AF_UNIX) return;
+    if (!l->is_wildcard)
+        RVD_BASE_JOIN(text, RVD_SYS_TEXT_MAX, l->address);
+    else if (rvd_sys_getsockname(fd, &at) == 0)
+        rvd_sys_addr_format(&at, text, RVD_SYS_TEXT_MAX);
 }
 
-// A client of a port where all go to one backend.
-static void rvd_proxy_client_plain(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
-{
-    char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
-    uint8_t *early = l->proxy->loops[0]->buf;  // this loop's, and it is not reading now
-    rvd_proxy_asking ask = {l->expose.name, l->expose.dial, rvd_proxy_client_on_dialled, NULL};
-    revdial_err err;
-    const char *to = rvd_proxy_client_local(l, fd, peer, local);
-    rvd_sys_addr_format(peer, from, sizeof from);
-    rvd_proxy_client *c = rvd_proxy_client_new(l, fd, from, NULL, RVD_PROXY_LISTED);
-    if (!c) {
-        rvd_proxy_log_unrouted(l, from, REVDIAL_ENOMEM, "out of memory for a client");
-        rvd_sys_close_reset(fd);
-        return;
-    }
-    c->io.run = rvd_proxy_client_on_io;
-    c->task.run = rvd_proxy_client_unwatch;
-    int error = rvd_proxy_client_early(c, peer->ss.ss_family, early);
-    ask.ud = c;
-    ask.opts.client_addr = to ? from : NULL;
-    ask.opts.local_addr = to;
-    ask.opts.early = early;
-    ask.opts.early_len = c->early_len;
-    int code = error ? REVDIAL_ECLOSED : rvd_proxy_client_dial(c, &ask, &err);
-    if (!code) return;
-    ask.opts.client_addr = from;
-    if (error) rvd_sys_fail(&err, code, -error, NULL, "the client has gone");
-    rvd_proxy_log_undialled(l, from, l->expose.name, &ask.opts, &err);
-    rvd_proxy_client_failed(c, &err);
-}
-
-// ---- clients whose first bytes are read before they are dialled for ----
-// All of it, and each call of a hook, on loop 0: once that has unexposed a port, no hook runs.
+// ---- clients on their way ----
+// Each call of a hook is on loop 0: once that has unexposed a port, no hook runs.
 
 // Appends. Returns 0 without memory.
 static int rvd_proxy_bytes_add(const rvd_owner *o, rvd_proxy_bytes *b, const void *data, size_t len)
@@ -23832,43 +23636,14 @@ static void rvd_proxy_route_become(rvd_proxy_route *r, enum rvd_proxy_route_stat
     r->state = to;
 }
 
-static const char *rvd_proxy_route_local(const rvd_proxy_route *r)
-{
-    return r->addresses + strlen(r->addresses) + 1;
-}
-
-static void rvd_proxy_route_unname(rvd_proxy_route *r)
-{
-    size_t client_size = r->addresses ? strlen(r->addresses) + 1 : 0;
-    if (!client_size) return;
-    rvd_owner_free(&r->listener->proxy->own, r->addresses,
-                   client_size + strlen(r->addresses + client_size) + 1);
-}
-
-// Sets the two texts. Returns 0 without memory.
-static int rvd_proxy_route_name(rvd_proxy_route *r, const char *client, const char *local)
-{
-    const rvd_owner *o = &r->listener->proxy->own;
-    size_t client_size = strlen(client) + 1, local_size = strlen(local) + 1;
-    char *fresh = rvd_owner_alloc(o, client_size + local_size);
-    if (!fresh) return 0;
-    memcpy(fresh, client, client_size);
-    memcpy(fresh + client_size, local, local_size);
-    rvd_proxy_route_unname(r);
-    r->addresses = fresh;
-    return 1;
-}
-
 // Its dial has begun, or there will be none.
-static void rvd_proxy_route_decided(rvd_proxy_route *r)
+static void rvd_proxy_route_decided_locked(rvd_proxy_route *r)
 {
     revdial_proxy *p = r->listener->proxy;
     if (!r->is_awaited) return;
     r->is_awaited = 0;
-    pthread_mutex_lock(&p->own.lock);
     p->undecided--;
     if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
-    pthread_mutex_unlock(&p->own.lock);
 }
 
 // Frees what is left of it. Its socket is closed, or somebody else's.
@@ -23876,18 +23651,19 @@ static void rvd_proxy_route_free(rvd_proxy_route *r)
 {
     rvd_proxy_listener *l = r->listener;
     rvd_owner *o = &l->proxy->own;
-    rvd_proxy_route_decided(r);
     rvd_base_link_remove(&r->link);
     rvd_loop_timer_stop(l->proxy->loops[0], &r->timer);
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
     rvd_proxy_bytes_drop(o, &r->out, r->out.len);
     if (r->client) rvd_proxy_client_free(r->client);
-    rvd_proxy_route_unname(r);
     rvd_owner_free(o, r->why, sizeof *r->why);
-    rvd_owner_free(o, r, sizeof *r);
     pthread_mutex_lock(&o->lock);
-    int was_full = rvd_proxy_waiter_left_locked(l);
+    rvd_proxy_route_decided_locked(r);
+    int was_full = l->is_full;
+    l->waiting--;
+    l->is_full = 0;
     pthread_mutex_unlock(&o->lock);
+    rvd_owner_free(o, r, r->size);
     if (was_full) rvd_loop_post(l->proxy->loops[0], &l->resume);
     rvd_proxy_listener_unref(l);
     rvd_stream_work_end(&o->work);
@@ -23908,7 +23684,7 @@ static void rvd_proxy_route_end(rvd_proxy_route *r, const revdial_err *why)
     } else {
         rvd_sys_close_reset(r->io.fd);
     }
-    revdial_client told = {.address = r->addresses, .why = r->why ? r->why : why};
+    revdial_client told = {.address = r->from, .why = r->why ? r->why : why};
     rvd_proxy_client_tell(l, &told);
     rvd_proxy_route_free(r);
 }
@@ -23920,7 +23696,7 @@ static int rvd_proxy_route_fail(rvd_proxy_route *r, int code, int sys, const cha
     revdial_err why;
     rvd_sys_fail(&why, code, sys, NULL, text);
     if (r->state <= RVD_PROXY_GREETING)
-        rvd_proxy_log_unrouted(r->listener, r->addresses, code, why.msg);
+        rvd_proxy_log_unrouted(r->listener, r->from, code, why.msg);
     rvd_proxy_route_end(r, &why);
     return 0;
 }
@@ -23950,7 +23726,9 @@ static int rvd_proxy_route_refuse(rvd_proxy_route *r, const revdial_route *q,
     if (r->client) rvd_proxy_client_free(r->client);  // it counts no longer for max_clients
     r->client = NULL;
     rvd_proxy_bytes_drop(o, &r->in, r->in.len);
-    rvd_proxy_route_decided(r);
+    pthread_mutex_lock(&o->lock);
+    rvd_proxy_route_decided_locked(r);
+    pthread_mutex_unlock(&o->lock);
     rvd_proxy_route_become(r, RVD_PROXY_REFUSING);
     rvd_proxy_route_until(r, rvd_proxy_route_now(r) + RVD_PROXY_REPLY_US);
     return 1;
@@ -23968,8 +23746,8 @@ static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q
     q->data = (const uint8_t *)"";
     q->is_end = r->is_end;
     q->fd = r->io.fd;
-    q->client = r->addresses;
-    q->local = *rvd_proxy_route_local(r) ? rvd_proxy_route_local(r) : NULL;
+    q->client = r->from;
+    q->local = r->local[0] ? r->local : NULL;
     q->state = r->step;
     q->name = x->name;
     q->dial = x->dial;
@@ -23978,15 +23756,41 @@ static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q
     q->half_closed_ms = x->half_closed_ms;
 }
 
+// The client could not be relayed, or must not be, because its port was unexposed.
+static void rvd_proxy_client_unjoined(rvd_proxy_client *c, int fd, int is_ended, int code)
+{
+    static const uint64_t none[2];
+    revdial_stream *st = c->st;
+    revdial_err err;
+    rvd_stream_fail(&err, code, 0,
+                    is_ended                 ? RVD_PROXY_UNEXPOSED
+                    : code == REVDIAL_ENOMEM ? RVD_RELAY_NO_MEMORY
+                                             : "the connection could not be relayed");
+    rvd_sys_close_reset(fd);
+    rvd_proxy_client_on_over(c, none, &err);
+    revdial_reset(st, is_ended ? REVDIAL_RESET_CANCEL : REVDIAL_RESET_INTERNAL);
+    revdial_close(st);
+}
+
 // Hands socket and stream to a relay, which sends what is left of the client's first bytes.
 static void rvd_proxy_route_join(rvd_proxy_route *r)
 {
     rvd_proxy_client *c = r->client;
-    revdial_relay_opts opts = {
-        .half_closed_ms = r->half_closed_ms, .early = r->in.at, .early_len = r->in.len};
+    const int fd = r->io.fd, is_ended = atomic_load(&r->listener->ends_clients);
+    const rvd_relay_ends ends = {.rfd = fd, .wfd = fd, .is_drained = c->is_drained};
+    const revdial_relay_opts opts = {.idle_ms = r->listener->expose.idle_ms,
+                                     .half_closed_ms = r->half_closed_ms,
+                                     .early = r->in.at,
+                                     .early_len = r->in.len,
+                                     .done = rvd_proxy_client_on_over,
+                                     .ud = c};
+    rvd_log_line l;
     r->client = NULL;
     rvd_loop_remove(r->listener->proxy->loops[0], &r->io);
-    rvd_proxy_client_relay(c, opts);
+    if (rvd_proxy_log_client(c, &l, RVD_LOG_STREAM_OPEN))
+        rvd_log_end(c->st->session->group->log, &l);
+    int code = is_ended ? REVDIAL_ECLOSED : rvd_relay_start(c->st, &ends, &opts);
+    if (code) rvd_proxy_client_unjoined(c, fd, is_ended, code);
     rvd_proxy_route_free(r);
 }
 
@@ -24006,6 +23810,13 @@ static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
 {
     rvd_proxy_listener *l = r->listener;
     revdial_route q;
+    if (r->is_plain) {
+        if (why)
+            rvd_proxy_route_end(r, why);
+        else
+            rvd_proxy_route_join(r);
+        return 0;
+    }
     rvd_proxy_route_hook_init(r, &q);
     if (l->expose.route_done && !rvd_proxy_route_is_cut(r)) {
         const sigset_t ours = rvd_sys_hook_begin(&l->proxy->groups[0].mask);
@@ -24029,8 +23840,9 @@ static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
 static int rvd_proxy_route_check(const rvd_proxy_route *r, const revdial_route *q, revdial_err *err)
 {
     revdial_dial_opts opts = q->dial;
-    if (opts.client_addr == r->addresses) opts.client_addr = NULL;
-    if (opts.local_addr == rvd_proxy_route_local(r)) opts.local_addr = NULL;
+    if (!r->listener->expose.route) return REVDIAL_OK;  // the port's, which were checked
+    if (opts.client_addr == r->from) opts.client_addr = NULL;
+    if (opts.local_addr == r->local) opts.local_addr = NULL;
     if (!q->name) return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "the route hook gave no name");
     if (q->half_closed_ms < -1)
         return rvd_stream_fail(err, REVDIAL_EINVAL, 0, "half_closed_ms: below -1");
@@ -24042,7 +23854,29 @@ static size_t rvd_proxy_route_max(const revdial_expose *x)
     return x->route_bytes_max ? x->route_bytes_max : RVD_PROXY_ROUTE_BYTES;
 }
 
-static void rvd_proxy_route_on_dialled(void *ud, revdial_stream *st, const revdial_err *err);
+// Returns 0, or REVDIAL_E* and why. Then it has not begun; if it has, r may be gone.
+static int rvd_proxy_route_dial_start(rvd_proxy_route *r, const char *name,
+                                      const revdial_dial_opts *opts, revdial_err *err)
+{
+    revdial_proxy *p = r->listener->proxy;
+    rvd_proxy_dial *d = rvd_proxy_dial_new(p, name, opts);
+    int64_t id = REVDIAL_ECLOSED;
+    if (!d) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, revdial_strerror(REVDIAL_ENOMEM));
+    d->route = r;
+    if (r->is_plain && !p->client_watch.slot)  // without memory one that goes is found out later
+        rvd_loop_timer_set(p->loops[0], &p->client_watch, r->since_us + RVD_PROXY_CLIENT_WATCH_US);
+    pthread_mutex_lock(&p->own.lock);
+    if (!p->closing) {
+        if (r->is_plain) rvd_base_link_push(&p->clients, &r->link);
+        r->dial = p->next_dial + 1;
+        id = rvd_proxy_dial_start_locked(p, d);
+        rvd_proxy_route_decided_locked(r);
+    }
+    pthread_mutex_unlock(&p->own.lock);
+    if (id > 0) return REVDIAL_OK;
+    rvd_proxy_dial_drop(d);
+    return rvd_stream_fail(err, (int)id, 0, revdial_strerror((int)id));
+}
 
 // Begins the dial. The first bytes go with it, and the relay gets the others.
 //   returns  0, or REVDIAL_E* and the reason
@@ -24051,36 +23885,35 @@ static int rvd_proxy_route_ask(rvd_proxy_route *r, const revdial_route *q, revdi
     rvd_owner *o = &r->listener->proxy->own;
     const uint8_t *rest = q->data + q->used;
     size_t len = q->len - q->used, early = rvd_base_min(len, REVDIAL_EARLY_MAX);
-    rvd_proxy_asking ask = {q->name, q->dial, rvd_proxy_route_on_dialled, r};
+    revdial_dial_opts opts = q->dial;
     int code = rvd_proxy_route_check(r, q, err);
     if (code) return code;
     r->half_closed_ms = q->half_closed_ms;
-    r->client =
-        rvd_proxy_client_new(r->listener, r->io.fd, r->addresses, &q->dial, RVD_PROXY_ROUTED);
+    r->client = rvd_proxy_client_new(r->listener, r->from, &opts);
     if (!r->client || !rvd_proxy_bytes_add(o, &r->in, rest + early, len - early) ||
         !rvd_proxy_bytes_add(o, &r->out, q->reply, q->reply ? q->reply_len : 0))
         return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for a client");
     r->client->since_us = r->since_us;
     r->client->early_len = (uint16_t)early;
-    ask.opts.early = rest;
-    ask.opts.early_len = early;
-    return rvd_proxy_client_dial(r->client, &ask, err);
+    r->client->is_drained = r->is_plain && early > 0 && early < REVDIAL_EARLY_MAX;
+    opts.early = rest;
+    opts.early_len = early;
+    code = rvd_proxy_client_enter(r->client, err);
+    return code ? code : rvd_proxy_route_dial_start(r, q->name, &opts, err);
 }
 
-// Returns 0 if it is gone.
+// Returns 0 if it is gone, and for a plain one nothing to rely on.
 static int rvd_proxy_route_dial(rvd_proxy_route *r, revdial_route *q)
 {
     rvd_proxy_listener *l = r->listener;
     revdial_err err;
     rvd_base_link_remove(&r->link);
-    rvd_proxy_route_until(r, INT64_MAX);  // the dial's own
+    if (!r->is_plain) rvd_proxy_route_until(r, INT64_MAX);  // the dial's own
     rvd_proxy_bytes_drop(&l->proxy->own, &r->in, r->in.len);
     rvd_proxy_route_become(r, RVD_PROXY_DIALLING);
     if (l->expose.route) rvd_sys_set_abort(r->io.fd, 1);  // as with a port without
-    int code = rvd_proxy_route_ask(r, q, &err);
-    rvd_proxy_route_decided(r);
-    if (!code) return 1;
-    rvd_proxy_log_undialled(l, r->addresses, q->name ? q->name : "", &q->dial, &err);
+    if (!rvd_proxy_route_ask(r, q, &err)) return 1;
+    rvd_proxy_log_undialled(r, q, &err);
     return rvd_proxy_route_dialled(r, &err);
 }
 
@@ -24111,7 +23944,7 @@ static void rvd_proxy_route_enter(const rvd_proxy_route *r, revdial_route *q, re
     rvd_proxy_listener *l = r->listener;
     if (!l->crowd) return;
     pthread_mutex_lock(&l->proxy->own.lock);
-    int code = rvd_proxy_crowd_enter_locked(l, r->addresses, over);
+    int code = rvd_proxy_crowd_enter_locked(l, r->from, over);
     pthread_mutex_unlock(&l->proxy->own.lock);
     if (!code) q->crowd = l->crowd->id;
     if (code == REVDIAL_ELIMIT) q->over = over;
@@ -24124,7 +23957,7 @@ static void rvd_proxy_route_leave(const rvd_proxy_route *r, int64_t crowd, const
     if (!l->crowd) return;
     pthread_mutex_lock(&l->proxy->own.lock);
     if (verdict != REVDIAL_ROUTE_TAKE && crowd)
-        rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, r->addresses);
+        rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, r->from);
     if (verdict == REVDIAL_ROUTE_REFUSE && over->code == REVDIAL_ELIMIT)
         rvd_proxy_crowd_refused_locked(l->proxy, over);
     pthread_mutex_unlock(&l->proxy->own.lock);
@@ -24174,7 +24007,7 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
     if (verdict == REVDIAL_ROUTE_DIAL) return rvd_proxy_route_dial(r, &q);
     if (verdict == REVDIAL_ROUTE_REFUSE) {
         rvd_stream_fail(&why, REVDIAL_EREFUSED, 0, q.why ? q.why : "refused by the route hook");
-        rvd_proxy_log_unrouted(r->listener, r->addresses, why.code, why.msg);
+        rvd_proxy_log_unrouted(r->listener, r->from, why.code, why.msg);
         return rvd_proxy_route_refuse(r, &q, &why);
     }
     return rvd_proxy_route_fail(r, REVDIAL_EINVAL, 0, "the route hook returned no verdict");
@@ -24186,19 +24019,17 @@ static int rvd_proxy_route_meet(rvd_proxy_route *r, const rvd_wire_addr *src,
                                 const rvd_wire_addr *dst)
 {
     const rvd_proxy_listener *l = r->listener;
-    char client[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
-    rvd_base_text from = rvd_base_text_in(client, sizeof client);
-    rvd_base_text to = rvd_base_text_in(local, sizeof local);
     rvd_wire_addr own;
     r->wants_header = 0;
     if (src->family) {
+        rvd_base_text from = rvd_base_text_in(r->from, RVD_SYS_TEXT_MAX);
         rvd_wire_addr_add(&from, src);
-        if (dst->port) rvd_wire_addr_add(&to, dst);
-        if (!rvd_proxy_route_name(r, client, dst->port ? local : rvd_proxy_route_local(r)))
-            return rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0,
-                                        "out of memory for a client's address");
     }
-    rvd_wire_addr_parse(r->addresses, &own);
+    if (src->family && dst->port) {
+        rvd_base_text local = rvd_base_text_in(r->local, RVD_SYS_TEXT_MAX);
+        rvd_wire_addr_add(&local, dst);
+    }
+    rvd_wire_addr_parse(r->from, &own);
     if (!l->allowed_count || rvd_sys_nets_have(l->allowed, l->allowed_count, own.ip,
                                                own.family == 4   ? 4
                                                : own.family == 6 ? 16
@@ -24297,7 +24128,7 @@ static int rvd_proxy_route_step(rvd_proxy_route *r)
     ptrdiff_t left = rvd_proxy_route_flush(r);
     if (r->state == RVD_PROXY_DIALLING) {
         if (left < 0 || r->io.ready & RVD_LOOP_HUP)
-            revdial_dial_cancel(r->listener->proxy, r->client->dial);
+            revdial_dial_cancel(r->listener->proxy, r->dial);
         return 0;
     }
     if (left < 0) rvd_proxy_route_fail(r, REVDIAL_ECLOSED, (int)-left, "the client has gone");
@@ -24338,30 +24169,11 @@ static void rvd_proxy_route_on_timer(rvd_loop_timer *t)
     rvd_proxy_route_fail(r, REVDIAL_ETIMEDOUT, 0, text);
 }
 
-// On loop 0: the dial has ended on another one.
-static void rvd_proxy_route_on_task(rvd_loop_task *task)
+static void rvd_proxy_route_on_dialled(rvd_proxy_route *r, revdial_stream *st,
+                                       const revdial_err *why)
 {
-    rvd_proxy_route *r = RVD_BASE_OWNER(task, rvd_proxy_route, task);
-    revdial_err why;
-    rvd_stream_fail(&why, REVDIAL_ENOMEM, 0, "the dial failed, and there was no memory to say why");
-    if (r->client->why) why = *r->client->why;
-    rvd_owner_free(&r->listener->proxy->own, r->client->why, sizeof *r->client->why);
-    r->client->why = NULL;
-    if (rvd_proxy_route_dialled(r, r->client->st ? NULL : &why)) rvd_proxy_route_run(r);
-}
-
-static void rvd_proxy_route_on_dialled(void *ud, revdial_stream *st, const revdial_err *err)
-{
-    rvd_proxy_route *r = ud;
-    revdial_proxy *p = r->listener->proxy;
     r->client->st = st;
-    if (rvd_loop_is_owner(p->loops[0])) {
-        if (rvd_proxy_route_dialled(r, err)) rvd_proxy_route_run(r);
-        return;
-    }
-    r->client->why = st ? NULL : rvd_owner_alloc(&p->own, sizeof *r->client->why);
-    if (r->client->why) *r->client->why = *err;
-    rvd_loop_post(p->loops[0], &r->task);
+    if (rvd_proxy_route_dialled(r, why)) rvd_proxy_route_run(r);
 }
 
 // Ends those of a port that no dial is about.
@@ -24430,24 +24242,28 @@ static int rvd_proxy_route_yield(rvd_proxy_listener *l)
 }
 
 // Returns NULL without memory.
-static rvd_proxy_route *rvd_proxy_route_new(rvd_proxy_listener *l, int fd, const char *from,
-                                            const char *local)
+static rvd_proxy_route *rvd_proxy_route_new(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer,
+                                            int wants_header)
 {
     revdial_proxy *p = l->proxy;
-    rvd_proxy_route *r = rvd_owner_alloc(&p->own, sizeof *r);
+    char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
+    rvd_sys_addr_format(peer, from, sizeof from);
+    rvd_proxy_client_local(l, fd, peer, local);
+    size_t from_size = wants_header ? sizeof from : strlen(from) + 1;
+    size_t local_size = wants_header ? sizeof local : strlen(local) + 1;
+    rvd_proxy_route *r = rvd_owner_alloc(&p->own, sizeof *r + from_size + local_size);
     if (!r) return NULL;
-    r->listener = l;
-    if (!rvd_proxy_route_name(r, from, local)) {
-        rvd_owner_free(&p->own, r, sizeof *r);
-        return NULL;
-    }
+    r->size = sizeof *r + from_size + local_size;
+    r->from = memcpy(r->texts, from, strlen(from) + 1);
+    r->local = memcpy(r->texts + from_size, local, strlen(local) + 1);
+    r->wants_header = wants_header != 0;
+    r->is_plain = !wants_header && !l->expose.route;
+    r->listener = rvd_proxy_listener_ref(l);
     r->io.fd = fd;
     r->io.run = rvd_proxy_route_on_io;
     r->timer.run = rvd_proxy_route_on_timer;
-    r->task.run = rvd_proxy_route_on_task;
     r->since_us = rvd_loop_now(p->loops[0]);
     rvd_base_link_init(&r->link);
-    rvd_proxy_listener_ref(l);
     rvd_base_link_push(&l->routed, &r->link);
     rvd_stream_work_begin(&p->own.work);
     pthread_mutex_lock(&p->own.lock);
@@ -24456,21 +24272,33 @@ static rvd_proxy_route *rvd_proxy_route_new(rvd_proxy_listener *l, int fd, const
     return r;
 }
 
-static void rvd_proxy_route_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer,
-                                  int wants_header)
+// A client of a port where all go to one backend. Bytes that it has sent by now go out with the
+// dial; the relay finds its FIN later, and a FIN cancels nothing: the client may have finished and
+// wait for the answer. A unix socket is not read: if the dial fails, closing it with bytes unread
+// is an error at the client.
+static void rvd_proxy_route_plain(rvd_proxy_route *r, int family)
 {
-    rvd_loop *loop = l->proxy->loops[0];
-    int64_t ms = l->expose.route_timeout_ms ? l->expose.route_timeout_ms : RVD_PROXY_ROUTE_MS;
-    char from[RVD_SYS_TEXT_MAX], local[RVD_SYS_TEXT_MAX];
-    const char *to = rvd_proxy_client_local(l, fd, peer, local);
-    rvd_sys_addr_format(peer, from, sizeof from);
-    rvd_proxy_route *r = rvd_proxy_route_new(l, fd, from, to ? to : "");
-    if (!r) {
-        rvd_proxy_log_unrouted(l, from, REVDIAL_ENOMEM, "out of memory for a client");
-        rvd_sys_close_reset(fd);
+    uint8_t *early = r->listener->proxy->loops[0]->buf;  // the loop's, and it is not reading now
+    ptrdiff_t n = family == AF_UNIX ? 0 : rvd_sys_read(r->io.fd, early, REVDIAL_EARLY_MAX);
+    revdial_route q;
+    revdial_err err;
+    rvd_proxy_route_hook_init(r, &q);
+    q.data = early;
+    q.len = n > 0 ? (size_t)n : 0;
+    if (n >= 0 || n == -EAGAIN || n == -ENOMEM || n == -ENOBUFS) {
+        rvd_proxy_route_dial(r, &q);
         return;
     }
-    r->wants_header = wants_header != 0;
+    rvd_sys_fail(&err, REVDIAL_ECLOSED, (int)-n, NULL, "the client has gone");
+    rvd_proxy_log_undialled(r, &q, &err);
+    rvd_proxy_route_end(r, &err);
+}
+
+static void rvd_proxy_route_begin(rvd_proxy_route *r)
+{
+    const revdial_expose *x = &r->listener->expose;
+    rvd_loop *loop = r->listener->proxy->loops[0];
+    int64_t ms = x->route_timeout_ms ? x->route_timeout_ms : RVD_PROXY_ROUTE_MS;
     if (rvd_loop_add(loop, &r->io) < 0 ||
         rvd_loop_timer_set(loop, &r->timer, r->since_us + ms * 1000) < 0) {
         rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
@@ -24482,25 +24310,27 @@ static void rvd_proxy_route_begin(rvd_proxy_listener *l, int fd, const rvd_sys_a
 
 static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_addr *peer)
 {
-    int ip_len = 0, is_trusted;
+    int ip_len = 0;
     const uint8_t *ip = NULL;
+    char from[RVD_SYS_TEXT_MAX];
     if (!RVD_SYS_INHERITS) rvd_proxy_client_tune(l, fd);
     // The socket may have been that of a port without a route.
     if (l->expose.route && atomic_load(&l->is_shared)) rvd_sys_set_abort(fd, 0);
     if (peer->ss.ss_family != AF_UNIX) ip = rvd_sys_addr_ip(peer, &ip_len);
-    is_trusted = rvd_sys_nets_have(l->trusted, l->trusted_count, ip, ip_len);
-    if (!is_trusted && l->allowed_count &&
-        !rvd_sys_nets_have(l->allowed, l->allowed_count, ip, ip_len)) {
-        char from[RVD_SYS_TEXT_MAX];
+    int is_trusted = rvd_sys_nets_have(l->trusted, l->trusted_count, ip, ip_len);
+    int is_allowed = is_trusted || !l->allowed_count ||
+                     rvd_sys_nets_have(l->allowed, l->allowed_count, ip, ip_len);
+    rvd_proxy_route *r = is_allowed ? rvd_proxy_route_new(l, fd, peer, is_trusted) : NULL;
+    if (!r) {
         rvd_sys_addr_format(peer, from, sizeof from);
-        rvd_proxy_log_unrouted(l, from, REVDIAL_EDENIED, RVD_PROXY_NOT_ALLOWED);
+        rvd_proxy_log_unrouted(l, from, is_allowed ? REVDIAL_ENOMEM : REVDIAL_EDENIED,
+                               is_allowed ? "out of memory for a client" : RVD_PROXY_NOT_ALLOWED);
         rvd_sys_close_reset(fd);
-        return;
+    } else if (r->is_plain) {
+        rvd_proxy_route_plain(r, peer->ss.ss_family);
+    } else {
+        rvd_proxy_route_begin(r);
     }
-    if (is_trusted || l->expose.route)
-        rvd_proxy_route_begin(l, fd, peer, is_trusted);
-    else
-        rvd_proxy_client_plain(l, fd, peer);
 }
 
 // ---- the application's other calls ----
@@ -24706,7 +24536,7 @@ static void rvd_proxy_on_sweep(rvd_loop_task *task)
 static void rvd_proxy_dials_cancel_locked(revdial_proxy *p, const rvd_proxy_listener *from)
 {
     RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link)
-        if (!from || d->from == from) rvd_proxy_dial_cancel_locked(d);
+        if (!from || (d->route && d->route->listener == from)) rvd_proxy_dial_cancel_locked(d);
 }
 
 // Loop 0: ends the port's relays. One whose dial has just succeeded sees the mark. Each loop looks
