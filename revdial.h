@@ -21020,9 +21020,10 @@ struct revdial_proxy {
     int ports_closing;  // stop_listening has yet to run
     rvd_base_link listeners;
     rvd_base_link dials;  // asynchronous ones, all that are not over
-    size_t dials_coming;  // of these, those that have yet to ask the session that was picked
     int has_woken_dials;  // dials_wake has yet to run
-    size_t undecided;     // clients whose bytes may still come, while it drains
+    // Dials that have yet to ask the session that was picked; and while the proxy drains, clients
+    // whose bytes may still come.
+    size_t coming;
     rvd_base_link clients;  // of rvd_proxy_route: plain ones that are dialled for, and not watched
     int64_t next_dial, last_expose;
 };
@@ -23020,23 +23021,30 @@ static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 }
 
 // A drain waits until all dials have asked the session that was picked for them.
-static int rvd_proxy_has_dials_coming_locked(const revdial_proxy *p)
+static int rvd_proxy_has_coming_locked(const revdial_proxy *p)
 {
-    return p->dials_coming || p->has_woken_dials || p->undecided;
+    return p->coming || p->has_woken_dials;
 }
 
-// It has asked its session, or never will.
-static void rvd_proxy_dial_came_locked(revdial_proxy *p)
+// One has asked its session, or never will.
+static void rvd_proxy_came_locked(revdial_proxy *p, size_t count)
 {
-    p->dials_coming--;
-    if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
+    p->coming -= count;
+    if (p->drains && !rvd_proxy_has_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
 }
 
-// Picks its session, if there is one.
-static void rvd_proxy_dial_pick_locked(rvd_proxy_dial *d, int *code)
+// Picks its session, if there is one, and sends it to that one's loop. Returns 0, or why not.
+static int rvd_proxy_dial_send_locked(rvd_proxy_dial *d)
 {
-    d->session = rvd_proxy_pick_locked(d->proxy, &d->pick, code);
-    d->proxy->dials_coming += d->session != NULL;
+    int code;
+    d->session = rvd_proxy_pick_locked(d->proxy, &d->pick, &code);
+    if (!d->session) return code;
+    rvd_loop_timer_stop(d->loop, &d->timer);  // of the loop that it leaves
+    d->proxy->coming++;
+    d->is_waiting = 0;
+    d->loop = d->session->loop;
+    rvd_loop_post(d->loop, &d->task);
+    return REVDIAL_OK;
 }
 
 static void rvd_proxy_route_on_dialled(rvd_proxy_route *r, revdial_stream *st,
@@ -23065,7 +23073,7 @@ static void rvd_proxy_dial_end(rvd_proxy_dial *d)
     rvd_proxy_route *r = d->route;
     rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->own.lock);
-    if (d->session && !d->is_asked) rvd_proxy_dial_came_locked(p);
+    if (d->session && !d->is_asked) rvd_proxy_came_locked(p, 1);
     rvd_base_link_remove(&d->link);
     rvd_proxy_count_dial_locked(p, &d->dial);
     if (r) rvd_base_link_remove(&r->link);  // is not watched from now on
@@ -23092,15 +23100,13 @@ static void rvd_proxy_dial_fail(rvd_proxy_dial *d, int code, const char *text)
 static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
 {
     revdial_proxy *p = d->proxy;
-    int code, is_over;
     rvd_loop_timer_stop(d->loop, &d->timer);
     pthread_mutex_lock(&p->own.lock);
-    rvd_proxy_dial_pick_locked(d, &code);
-    d->is_waiting =
-        !d->session && rvd_proxy_waits_locked(p, &d->pick, d->dial.code) && !p->closing;
-    is_over = !d->session && !d->is_waiting;
-    if (!is_over) {
-        d->loop = d->session ? d->session->loop : p->loops[0];
+    int code = rvd_proxy_dial_send_locked(d);
+    int is_over = code && (!rvd_proxy_waits_locked(p, &d->pick, d->dial.code) || p->closing);
+    if (code && !is_over) {
+        d->is_waiting = 1;
+        d->loop = p->loops[0];
         rvd_loop_post(d->loop, &d->task);
     }
     pthread_mutex_unlock(&p->own.lock);
@@ -23219,7 +23225,7 @@ static void rvd_proxy_dial_run(rvd_loop_task *task)
     rvd_stream_flush_soon_locked(s);
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->own.lock);
-    rvd_proxy_dial_came_locked(p);
+    rvd_proxy_came_locked(p, 1);
     pthread_mutex_unlock(&p->own.lock);
     rvd_stream_dials_done(s);
     revdial_session_unref(s);
@@ -23234,18 +23240,16 @@ static void rvd_proxy_on_dials_wake(rvd_loop_task *task)
     pthread_mutex_lock(&p->own.lock);
     for (rvd_base_link *l = p->dials.next; l != &p->dials; l = next) {
         rvd_proxy_dial *d = RVD_BASE_OWNER(l, rvd_proxy_dial, link);
-        int code;
         next = l->next;
         if (!d->is_waiting || d->is_cancelled) continue;
-        rvd_proxy_dial_pick_locked(d, &code);
-        if (!d->session && rvd_proxy_waits_locked(p, &d->pick, d->dial.code)) continue;
+        if (!rvd_proxy_dial_send_locked(d)) continue;
+        if (rvd_proxy_waits_locked(p, &d->pick, d->dial.code)) continue;
         rvd_loop_timer_stop(p->loops[0], &d->timer);
         d->is_waiting = 0;
-        if (d->session) d->loop = d->session->loop;
         rvd_loop_post(d->loop, &d->task);
     }
     p->has_woken_dials = 0;
-    if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
+    rvd_proxy_came_locked(p, 0);
     pthread_mutex_unlock(&p->own.lock);
 }
 
@@ -23295,14 +23299,14 @@ static rvd_proxy_dial *rvd_proxy_dial_new(revdial_proxy *p, const char *name,
 // Once the lock is released the dial may be over.
 static int64_t rvd_proxy_dial_start_locked(revdial_proxy *p, rvd_proxy_dial *d)
 {
-    int code;
     d->id = ++p->next_dial;
-    rvd_proxy_dial_pick_locked(d, &code);
-    d->is_waiting = !d->session && rvd_proxy_waits_locked(p, &d->pick, 0);
-    d->loop = d->session ? d->session->loop : p->loops[0];
     rvd_base_link_push(&p->dials, &d->link);
     rvd_stream_work_begin(&p->own.work);
-    rvd_loop_post(d->loop, &d->task);
+    if (rvd_proxy_dial_send_locked(d)) {
+        d->is_waiting = rvd_proxy_waits_locked(p, &d->pick, 0);
+        d->loop = p->loops[0];
+        rvd_loop_post(d->loop, &d->task);
+    }
     return d->id;
 }
 
@@ -23639,11 +23643,8 @@ static void rvd_proxy_route_become(rvd_proxy_route *r, enum rvd_proxy_route_stat
 // Its dial has begun, or there will be none.
 static void rvd_proxy_route_decided_locked(rvd_proxy_route *r)
 {
-    revdial_proxy *p = r->listener->proxy;
-    if (!r->is_awaited) return;
+    rvd_proxy_came_locked(r->listener->proxy, r->is_awaited);
     r->is_awaited = 0;
-    p->undecided--;
-    if (p->drains && !rvd_proxy_has_dials_coming_locked(p)) pthread_cond_broadcast(&p->own.changed);
 }
 
 // Frees what is left of it. Its socket is closed, or somebody else's.
@@ -24204,7 +24205,7 @@ static void rvd_proxy_routes_hurry(rvd_proxy_listener *l)
         r->is_awaited = 1;
         rvd_proxy_route_until(r, rvd_base_sooner(until_us, r->timer.at_us));
         pthread_mutex_lock(&p->own.lock);
-        p->undecided++;
+        p->coming++;
         pthread_mutex_unlock(&p->own.lock);
     } while (r);
     rvd_proxy_listener_unref(l);
@@ -24699,7 +24700,7 @@ static int rvd_proxy_drain_members(revdial_proxy *p, int64_t until_us)
     pthread_mutex_lock(&p->own.lock);
     p->has_untold = 1;
     while (!code && !p->closing) {
-        if (p->has_untold && (r || !rvd_proxy_has_dials_coming_locked(p))) {
+        if (p->has_untold && (r || !rvd_proxy_has_coming_locked(p))) {
             p->has_untold = 0;
             pthread_mutex_unlock(&p->own.lock);
             code = rvd_proxy_drain_sessions(p, until_us);
