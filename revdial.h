@@ -20782,7 +20782,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_AILING_US 5000000      // time for which others are asked first; doubles
 #define RVD_PROXY_AILING_MORE 3          //   this often, to 40 s: one dial pays for each try
 #define RVD_PROXY_AVOIDED 16             // targets per session that the application avoids
-#define RVD_PROXY_BUCKETS 256            // of the table of names
+#define RVD_PROXY_BUCKETS 1024           // of the registry
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the next session gets the new ones
@@ -20797,15 +20797,6 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_YIELD_US 1000000   // without a decision; a head takes a round trip or two
 #define RVD_PROXY_REPLY_US 10000000  // for a client to take a reply
 #define RVD_PROXY_LINGER_US 5000000  // for what it still sends; nginx waits as long
-
-typedef struct rvd_proxy_name {
-    struct rvd_proxy_name *next;
-    char name[65];
-    rvd_base_link sessions;  // of rvd_proxy_member
-    unsigned count;
-    int64_t replaced_us;  // when a session of it was last replaced
-    int is_contested;     // and another one was, less than RVD_PROXY_CONTEST_US before
-} rvd_proxy_name;
 
 // A target that a session could not reach. It counts for this target only: a client that asks for a
 // target that does not exist must not turn clients of other targets away.
@@ -20843,9 +20834,12 @@ typedef struct rvd_proxy_member {
     int is_pending;          // it counts as one that has not authenticated
     rvd_base_link asking;    // in p->waiting: it may have to give way
     rvd_auth_holder holder;  // its identity, and the group that may share its name
-    rvd_proxy_name *name;  // NULL: it is not registered. The registry holds a reference to session
-    rvd_base_link link;
-    int64_t rival_us;    // another process of its machine connected; 0: none has
+    // What it is registered as: its session's name, or RVD_PROXY_OF_PEERS. NULL: it is not. The
+    // registry holds a reference to the session.
+    const char *name;
+    rvd_base_link link;   // in p->names
+    int64_t replaced_us;  // it took the place of its instance's last session; 0: there was none
+    int64_t rival_us;     // another process of its machine connected; 0: none has
     atomic_uint picked;  // dials on their way to it; any thread
     rvd_proxy_ailment ailments[RVD_PROXY_AILING];
     unsigned avoided_count;
@@ -21010,7 +21004,7 @@ struct revdial_proxy {
     uint32_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
     uint16_t blocks_at[RVD_PROXY_LEVELS];   // how many buckets have this number of them
     unsigned most_waiting;                  // the last level that is not empty
-    rvd_proxy_name *names[RVD_PROXY_BUCKETS];
+    rvd_base_link names[RVD_PROXY_BUCKETS];  // of rvd_proxy_member, by the hash of its name
     unsigned pending, next_loop;
     size_t queue_count;  // written by loop 0
     int64_t last_up_us;  // a session came up
@@ -21078,34 +21072,21 @@ static void rvd_proxy_tell(revdial_proxy *p, revdial_session *s, int state, cons
 
 // ---- the registry ----
 
-static rvd_proxy_name **rvd_proxy_slot(revdial_proxy *p, const char *name)
+// The list where the sessions of a name are, among those of a few others.
+static rvd_base_link *rvd_proxy_bucket(revdial_proxy *p, const char *name)
 {
-    rvd_proxy_name **slot =
-        &p->names[rvd_base_hash(name, strlen(name), p->guard.seed) % RVD_PROXY_BUCKETS];
-    while (*slot && strcmp((*slot)->name, name) != 0) slot = &(*slot)->next;
-    return slot;
+    return &p->names[rvd_base_hash(name, strlen(name), p->guard.seed) % RVD_PROXY_BUCKETS];
 }
 
-static void rvd_proxy_forget_locked(revdial_proxy *p, rvd_proxy_member *m)
+static int rvd_proxy_has_name(const rvd_proxy_member *m, const char *name)
 {
-    rvd_proxy_name **slot = rvd_proxy_slot(p, m->name->name), *n = m->name;
+    return strcmp(m->name, name) == 0;
+}
+
+static void rvd_proxy_forget_locked(rvd_proxy_member *m)
+{
     rvd_base_link_remove(&m->link);
-    if (--n->count == 0) {
-        *slot = n->next;
-        rvd_base_free(&p->own.heap, n, sizeof *n);
-    }
     m->name = NULL;
-}
-
-static rvd_proxy_name *rvd_proxy_name_get_locked(revdial_proxy *p, const char *name)
-{
-    rvd_proxy_name **slot = rvd_proxy_slot(p, name);
-    if (*slot) return *slot;
-    *slot = rvd_base_alloc(&p->own.heap, sizeof **slot);
-    if (!*slot) return NULL;
-    RVD_BASE_JOIN((*slot)->name, sizeof(*slot)->name, name);
-    rvd_base_link_init(&(*slot)->sessions);
-    return *slot;
 }
 
 // Do both run on one machine? Then their instances are equal up to the last '.'.
@@ -21116,26 +21097,30 @@ static int rvd_proxy_is_same_machine(const revdial_session *a, const revdial_ses
            memcmp(a->instance, b->instance, (size_t)(dot - a->instance)) == 0;
 }
 
-static void rvd_proxy_contest_locked(rvd_proxy_name *n)
-{
-    int64_t now_us = rvd_sys_now_us();
-    n->is_contested = n->replaced_us && now_us - n->replaced_us < RVD_PROXY_CONTEST_US;
-    n->replaced_us = now_us;
-}
+// What the registry has of the name that the new session s is to get.
+typedef struct rvd_proxy_claim {
+    const char *name;
+    rvd_base_link *bucket;
+    unsigned count;          // sessions of the name
+    rvd_proxy_member *same;  // of the same identity and instance: s replaces it
+    int is_foreign;          // another identity holds the name
+} rvd_proxy_claim;
 
-// Finds the session that the new session s replaces: it has the same identity and instance.
-//   returns  0, or REVDIAL_EDUPLICATE: another identity holds the name
-static int rvd_proxy_conflict_locked(rvd_proxy_name *n, revdial_session *s, revdial_session **old)
+static rvd_proxy_claim rvd_proxy_claim_locked(revdial_proxy *p, const revdial_session *s)
 {
     const rvd_proxy_member *own = s->member;
-    RVD_BASE_EACH (rvd_proxy_member, m, &n->sessions, link) {
+    rvd_proxy_claim c = {.name = s->is_peer ? RVD_PROXY_OF_PEERS : s->name};
+    c.bucket = rvd_proxy_bucket(p, c.name);
+    RVD_BASE_EACH (rvd_proxy_member, m, c.bucket, link) {
+        if (!rvd_proxy_has_name(m, c.name)) continue;
+        c.count++;
         if (rvd_stream_is_leaving(m->base.session)) continue;
-        if (!s->is_peer && !rvd_auth_shares(m->holder, own->holder)) return REVDIAL_EDUPLICATE;
+        c.is_foreign |= !s->is_peer && !rvd_auth_shares(m->holder, own->holder);
         if (s->instance[0] && m->holder.who == own->holder.who &&
             strcmp(m->base.session->instance, s->instance) == 0)
-            *old = m->base.session;
+            c.same = m;
     }
-    return REVDIAL_OK;
+    return c;
 }
 
 static unsigned rvd_proxy_or(unsigned value, unsigned fallback)
@@ -21156,14 +21141,15 @@ static int rvd_proxy_is_greedy_locked(const revdial_proxy *p, const rvd_proxy_me
 }
 
 // The limit that one more session would exceed, or NULL.
-static const char *rvd_proxy_limit_locked(const revdial_proxy *p, const rvd_proxy_name *n,
+//   count   sessions of its name
+static const char *rvd_proxy_limit_locked(const revdial_proxy *p, unsigned count,
                                           const rvd_proxy_member *m)
 {
     const int is_peer = m->base.session->is_peer;
     if (p->own.member_count >= rvd_proxy_or(p->cfg.max_sessions, 65536))
         return "the proxy has as many sessions as it may: max_sessions";
-    if (is_peer && n->count >= RVD_PROXY_PEERS) return "the proxy has as many peers as it may: 8";
-    if (!is_peer && n->count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
+    if (is_peer && count >= RVD_PROXY_PEERS) return "the proxy has as many peers as it may: 8";
+    if (!is_peer && count >= rvd_proxy_or(p->cfg.max_sessions_per_name, 64))
         return "the name has as many sessions as it may: max_sessions_per_name";
     if (!rvd_proxy_is_greedy_locked(p, m)) return NULL;
     if (m->base.quota.max_sessions)
@@ -21181,27 +21167,18 @@ static int rvd_proxy_is_peer(const revdial_proxy *p, rvd_auth_holder holder)
 static int rvd_proxy_register_locked(revdial_proxy *p, revdial_session *s, revdial_session **old)
 {
     rvd_proxy_member *m = s->member;
-    revdial_session *same = NULL;
     if (p->draining || p->closing) return REVDIAL_EDRAINING;
     s->is_peer = rvd_proxy_is_peer(p, m->holder);
-    rvd_proxy_name *n = rvd_proxy_name_get_locked(p, s->is_peer ? RVD_PROXY_OF_PEERS : s->name);
-    if (!n) return REVDIAL_ENOMEM;
-    int code = rvd_proxy_conflict_locked(n, s, &same);
-    m->limit = code || same ? NULL : rvd_proxy_limit_locked(p, n, m);
-    if (m->limit) code = REVDIAL_ELIMIT;
-    if (code) {
-        if (!n->count) {
-            *rvd_proxy_slot(p, n->name) = n->next;
-            rvd_base_free(&p->own.heap, n, sizeof *n);
-        }
-        return code;
-    }
-    rvd_base_link_push(&n->sessions, &m->link);
+    rvd_proxy_claim c = rvd_proxy_claim_locked(p, s);
+    if (c.is_foreign) return REVDIAL_EDUPLICATE;
+    m->limit = c.same ? NULL : rvd_proxy_limit_locked(p, c.count, m);
+    if (m->limit) return REVDIAL_ELIMIT;
+    rvd_base_link_push(c.bucket, &m->link);
     rvd_owner_add_locked(&p->own, &m->base);
-    m->name = n;
-    n->count++;
-    if (same) rvd_proxy_contest_locked(n);
-    *old = revdial_session_ref(same);
+    m->name = c.name;
+    if (!c.same) return REVDIAL_OK;
+    m->replaced_us = rvd_sys_now_us();
+    *old = revdial_session_ref(c.same->base.session);
     return REVDIAL_OK;
 }
 
@@ -21319,13 +21296,13 @@ static void rvd_proxy_ailment_note(revdial_proxy *p, const rvd_proxy_pick *pick,
 static rvd_proxy_member *rvd_proxy_best_locked(revdial_proxy *p, rvd_proxy_pick *pick,
                                                const char *name, int *code)
 {
-    rvd_proxy_name *n = *rvd_proxy_slot(p, name);
+    rvd_base_link *bucket = rvd_proxy_bucket(p, name);
     rvd_proxy_member *best = NULL;
     pick->has_others = 0;
     *code = REVDIAL_ENOBACKEND;
-    if (!n) return NULL;
-    RVD_BASE_EACH (rvd_proxy_member, m, &n->sessions, link) {
+    RVD_BASE_EACH (rvd_proxy_member, m, bucket, link) {
         revdial_session *s = m->base.session;
+        if (!rvd_proxy_has_name(m, name)) continue;
         if (pick->opts->session && pick->opts->session != s) continue;
         if (m->base.is_up && *code && rvd_stream_is_leaving(s)) *code = REVDIAL_EDRAINING;
         if (!rvd_owner_is_usable(&m->base)) continue;
@@ -21357,7 +21334,7 @@ static revdial_session *rvd_proxy_pick_locked(revdial_proxy *p, rvd_proxy_pick *
     rvd_proxy_ailment_try_locked(pick, best);
     if (pick->how != REVDIAL_PICK_KEY) {  // the least recently picked one is in front
         rvd_base_link_remove(&best->link);
-        rvd_base_link_push(&best->name->sessions, &best->link);
+        rvd_base_link_push(rvd_proxy_bucket(p, best->name), &best->link);
     }
     atomic_fetch_add_explicit(&best->picked, 1, memory_order_relaxed);
     return revdial_session_ref(best->base.session);
@@ -21484,11 +21461,12 @@ static void rvd_proxy_question(revdial_proxy *p, const revdial_session *s)
 {
     revdial_session *rivals[RVD_PROXY_RIVALS];
     rvd_proxy_member *own = s->member;
+    rvd_base_link *bucket = rvd_proxy_bucket(p, own->name);
     size_t count = 0;
     pthread_mutex_lock(&p->own.lock);
-    RVD_BASE_EACH (rvd_proxy_member, m, &own->name->sessions, link) {
+    RVD_BASE_EACH (rvd_proxy_member, m, bucket, link) {
         if (count == RVD_PROXY_RIVALS) break;
-        if (m == own || m->holder.who != own->holder.who ||
+        if (m == own || m->holder.who != own->holder.who || !rvd_proxy_has_name(m, own->name) ||
             !rvd_proxy_is_same_machine(m->base.session, s))
             continue;
         m->rival_us = rvd_sys_now_us();
@@ -21559,7 +21537,10 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     if (!verdict && table && table != p->table) verdict = REVDIAL_VERDICT_UNAVAILABLE;
     if (!verdict) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
     if (!verdict) verdict = rvd_auth_verdict(rvd_proxy_register_locked(p, s, &old));
-    if (old) is_contested = m->name->is_contested;
+    if (old) {
+        int64_t last_us = ((const rvd_proxy_member *)old->member)->replaced_us;
+        is_contested = last_us && now_us - last_us < RVD_PROXY_CONTEST_US;
+    }
     if (verdict) rvd_proxy_count_refused_locked(p, &m->auth, verdict);
     pthread_mutex_unlock(&p->own.lock);
     if (verdict) rvd_proxy_note_refused(s);
@@ -21957,10 +21938,11 @@ static void rvd_proxy_on_goaway(revdial_session *s)
 }
 
 // Is there another session to ask that is well?
-static int rvd_proxy_has_others_locked(const rvd_proxy_member *m)
+static int rvd_proxy_has_others_locked(revdial_proxy *p, const rvd_proxy_member *m)
 {
-    RVD_BASE_EACH (const rvd_proxy_member, other, &m->name->sessions, link)
-        if (other != m && rvd_owner_is_usable(&other->base) &&
+    rvd_base_link *bucket = rvd_proxy_bucket(p, m->name);
+    RVD_BASE_EACH (const rvd_proxy_member, other, bucket, link)
+        if (other != m && rvd_proxy_has_name(other, m->name) && rvd_owner_is_usable(&other->base) &&
             !atomic_load(&other->base.session->is_silent))
             return 1;
     return 0;
@@ -21984,7 +21966,7 @@ static void rvd_proxy_on_silent(revdial_session *s)
     int64_t rival_us, now_us = rvd_sys_now_us();
     if (!m->name) return;
     pthread_mutex_lock(&p->own.lock);
-    int has_others = rvd_proxy_has_others_locked(m);
+    int has_others = rvd_proxy_has_others_locked(p, m);
     rival_us = m->rival_us;
     pthread_mutex_unlock(&p->own.lock);
     if (rival_us && now_us - rival_us < rvd_proxy_rival_window_us(s))
@@ -22028,7 +22010,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     if (was_registered) {
         was_up = m->base.is_up;
         if (why->code == REVDIAL_ETIMEDOUT && p->draining) p->own.was_cut = 1;
-        rvd_proxy_forget_locked(p, m);
+        rvd_proxy_forget_locked(m);
         rvd_owner_down_locked(&p->own, &m->base, &info);
         if (p->draining) rvd_proxy_dials_wake_locked(p);  // they may have waited for this one
     }
@@ -22088,7 +22070,7 @@ static void rvd_proxy_arrive_fail(revdial_session *s, int code)
     rvd_proxy_pending_end_locked(p, m);
     rvd_proxy_count_refused_locked(p, &m->auth, rvd_auth_verdict(code));
     if (is_registered) {
-        rvd_proxy_forget_locked(p, m);
+        rvd_proxy_forget_locked(m);
         rvd_owner_remove_locked(&p->own, &m->base);
     }
     pthread_mutex_unlock(&p->own.lock);
@@ -22753,10 +22735,9 @@ static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *n
 // What the proxy keeps of a session that it has; NULL: it has not, or not any more.
 static rvd_proxy_member *rvd_proxy_member_locked(revdial_proxy *p, const revdial_session *s)
 {
-    const rvd_proxy_name *n = *rvd_proxy_slot(p, s->name);
-    if (!n) return NULL;
-    RVD_BASE_EACH (rvd_proxy_member, m, &n->sessions, link)
-        if (m->base.session == s) return m;
+    rvd_base_link *bucket = rvd_proxy_bucket(p, s->name);
+    RVD_BASE_EACH (rvd_proxy_member, m, bucket, link)
+        if (m->base.session == s && rvd_proxy_has_name(m, s->name)) return m;
     return NULL;
 }
 
@@ -22785,10 +22766,9 @@ int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target
 // Has a session of the name registered that is not up yet?
 static int rvd_proxy_is_expected_locked(revdial_proxy *p, const char *name)
 {
-    rvd_proxy_name *n = *rvd_proxy_slot(p, name);
-    if (!n) return 0;
-    RVD_BASE_EACH (const rvd_proxy_member, m, &n->sessions, link)
-        if (!m->base.is_up) return 1;
+    rvd_base_link *bucket = rvd_proxy_bucket(p, name);
+    RVD_BASE_EACH (const rvd_proxy_member, m, bucket, link)
+        if (rvd_proxy_has_name(m, name) && !m->base.is_up) return 1;
     return 0;
 }
 
@@ -24338,11 +24318,10 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
 
 static unsigned rvd_proxy_count_usable_locked(revdial_proxy *p, const char *name)
 {
-    const rvd_proxy_name *n = *rvd_proxy_slot(p, name);
+    rvd_base_link *bucket = rvd_proxy_bucket(p, name);
     unsigned count = 0;
-    if (!n) return 0;
-    RVD_BASE_EACH (const rvd_proxy_member, m, &n->sessions, link)
-        count += (unsigned)rvd_owner_is_usable(&m->base);
+    RVD_BASE_EACH (const rvd_proxy_member, m, bucket, link)
+        count += rvd_proxy_has_name(m, name) && rvd_owner_is_usable(&m->base);
     return count;
 }
 
@@ -24371,9 +24350,9 @@ size_t revdial_proxy_list(revdial_proxy *p, const char *name_glob, revdial_sessi
     if (rvd_owner_is_child(&p->own)) return 0;
     pthread_mutex_lock(&p->own.lock);
     RVD_BASE_EACH (rvd_proxy_member, m, &p->own.members, base.link) {
-        const char *name = m->name->name;
         if (!m->base.is_up) continue;
-        if (name_glob && !rvd_base_glob(name_glob, strlen(name_glob), name, strlen(name))) continue;
+        if (name_glob && !rvd_base_glob(name_glob, strlen(name_glob), m->name, strlen(m->name)))
+            continue;
         if (count < cap) out[count] = revdial_session_ref(m->base.session);
         count++;
     }
@@ -25259,6 +25238,7 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
     }
     p->cfg.common = cfg->common;
     p->fd_most = rvd_sys_fd_most();
+    for (size_t i = 0; i < RVD_PROXY_BUCKETS; i++) rvd_base_link_init(&p->names[i]);
     rvd_base_link_init(&p->listeners);
     rvd_base_link_init(&p->dials);
     rvd_base_link_init(&p->clients);
