@@ -20544,15 +20544,16 @@ typedef struct rvd_owner_snapshot {
     size_t count, size;
 } rvd_owner_snapshot;
 
-// Takes a reference to every session, up or not. Returns 0, or REVDIAL_ENOMEM and an empty list.
-static int rvd_owner_snapshot_locked(rvd_owner *o, rvd_owner_snapshot *list)
+// Takes a reference to every session, or to all that are up. Returns 0, or REVDIAL_ENOMEM and an
+// empty list.
+static int rvd_owner_snapshot_locked(rvd_owner *o, int is_up, rvd_owner_snapshot *list)
 {
     list->count = 0;
     list->size = (o->member_count + (size_t)1) * sizeof *list->all;
     list->all = rvd_owner_alloc(o, list->size);
     if (!list->all) return REVDIAL_ENOMEM;
     RVD_BASE_EACH (rvd_owner_member, m, &o->members, link)
-        list->all[list->count++] = revdial_session_ref(m->session);
+        if (m->is_up || !is_up) list->all[list->count++] = revdial_session_ref(m->session);
     return REVDIAL_OK;
 }
 
@@ -20599,7 +20600,7 @@ static int rvd_owner_limits_replace(rvd_owner *o, const revdial_limits *limits, 
     if (code) return code;
     pthread_mutex_lock(&o->lock);
     o->limits = *limits;
-    if (rvd_owner_snapshot_locked(o, &list))
+    if (rvd_owner_snapshot_locked(o, 0, &list))
         code = rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the new limits");
     pthread_mutex_unlock(&o->lock);
     for (size_t i = 0; i < list.count; i++) {
@@ -20617,7 +20618,7 @@ static void rvd_owner_get_stats(rvd_owner *o, revdial_stats *out)
     memset(out, 0, sizeof *out);
     if (rvd_owner_is_child(o)) return;
     pthread_mutex_lock(&o->lock);
-    rvd_owner_snapshot_locked(o, &list);  // a session that ends after this is counted once
+    rvd_owner_snapshot_locked(o, 0, &list);  // a session that ends after this is counted once
     *out = o->stats;
     out->sessions = o->up_count;
     pthread_mutex_unlock(&o->lock);
@@ -21652,10 +21653,9 @@ static int rvd_proxy_check_table(const rvd_auth_table *t, revdial_session *s, si
 
 static uint64_t rvd_proxy_peer_key(const rvd_sys_addr *a)
 {
-    const void *ip4 = &((const struct sockaddr_in *)&a->ss)->sin_addr;
-    const void *ip6 = &((const struct sockaddr_in6 *)&a->ss)->sin6_addr;
-    if (a->ss.ss_family == AF_INET) return rvd_auth_peer_key(ip4, 4);
-    return a->ss.ss_family == AF_INET6 ? rvd_auth_peer_key(ip6, 16) : 0;
+    int len;
+    const uint8_t *ip = rvd_sys_addr_ip(a, &len);
+    return a->ss.ss_family == AF_UNIX ? 0 : rvd_auth_peer_key(ip, (size_t)len);
 }
 
 // ---- the check ----
@@ -22116,7 +22116,7 @@ static void rvd_proxy_member_init(revdial_session *s, const rvd_sys_addr *peer)
     const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     rvd_owner_member_init(&m->base, s);
-    m->guess = rvd_auth_guess_of(&p->guard, peer ? rvd_proxy_peer_key(peer) : 0, NULL);
+    m->guess = rvd_auth_guess_of(&p->guard, rvd_proxy_peer_key(peer), NULL);
     m->bucket = rvd_auth_bucket(&p->guard, m->guess.block);
     m->verdict.run = rvd_proxy_on_verdict;
     m->expiry.run = rvd_proxy_on_expiry;
@@ -22147,9 +22147,9 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
                                               const revdial_attach_opts *how, revdial_err *err)
 {
     revdial_engine_config e;
-    char nonce[RVD_AUTH_NONCE_SIZE], text[RVD_SYS_TEXT_MAX] = "unknown";
-    if (peer) rvd_sys_addr_format(peer, text, sizeof text);
+    char nonce[RVD_AUTH_NONCE_SIZE], text[RVD_SYS_TEXT_MAX];
     rvd_stream_session_config cfg = {0};
+    rvd_sys_addr_format(peer, text, sizeof text);
     rvd_proxy_engine_config(p, &e);
     e.upgraded = how && how->upgraded;
     e.peer = text;
@@ -22367,8 +22367,9 @@ static int rvd_proxy_queue_admit(revdial_proxy *p)
 
 // Loop 0. Gives places to queued connections that have sent a byte, as long as others can wait, and
 // drops those that have been silent for too long.
-static void rvd_proxy_queue_pass(revdial_proxy *p)
+static void rvd_proxy_on_queue_task(rvd_loop_task *task)
 {
+    revdial_proxy *p = RVD_BASE_OWNER(task, revdial_proxy, queue_task);
     int64_t begun_us = rvd_sys_now_us(), silent_us;
     int code = REVDIAL_OK;
     while (!rvd_base_link_is_alone(&p->spoken) && code != REVDIAL_EAGAIN) {
@@ -22387,14 +22388,9 @@ static void rvd_proxy_queue_pass(revdial_proxy *p)
     rvd_proxy_queue_set(p, p->queue_count);  // the next look
 }
 
-static void rvd_proxy_on_queue_task(rvd_loop_task *task)
-{
-    rvd_proxy_queue_pass(RVD_BASE_OWNER(task, revdial_proxy, queue_task));
-}
-
 static void rvd_proxy_on_queue_timer(rvd_loop_timer *t)
 {
-    rvd_proxy_queue_pass(RVD_BASE_OWNER(t, revdial_proxy, queue_timer));
+    rvd_proxy_on_queue_task(&RVD_BASE_OWNER(t, revdial_proxy, queue_timer)->queue_task);
 }
 
 // The queue is full: a connection that has been silent for long makes room for another one. That
@@ -23994,6 +23990,12 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
     return rvd_proxy_route_fail(r, REVDIAL_EINVAL, 0, "the route hook returned no verdict");
 }
 
+//   ip_len   4 or 16; 0: not from an IP address
+static int rvd_proxy_allows(const rvd_proxy_listener *l, const uint8_t *ip, int ip_len)
+{
+    return !l->allowed_count || rvd_sys_nets_have(l->allowed, l->allowed_count, ip, ip_len);
+}
+
 // The header of a PROXY protocol is there: its source is the client from now on, if it has one.
 // Returns 0 if r is gone.
 static int rvd_proxy_route_meet(rvd_proxy_route *r, const rvd_wire_addr *src,
@@ -24011,11 +24013,7 @@ static int rvd_proxy_route_meet(rvd_proxy_route *r, const rvd_wire_addr *src,
         rvd_wire_addr_add(&local, dst);
     }
     rvd_wire_addr_parse(r->from, &own);
-    if (!l->allowed_count || rvd_sys_nets_have(l->allowed, l->allowed_count, own.ip,
-                                               own.family == 4   ? 4
-                                               : own.family == 6 ? 16
-                                                                 : 0))
-        return 1;
+    if (rvd_proxy_allows(l, own.ip, own.family == 4 ? 4 : own.family == 6 ? 16 : 0)) return 1;
     return rvd_proxy_route_fail(r, REVDIAL_EDENIED, 0, RVD_PROXY_NOT_ALLOWED);
 }
 
@@ -24170,25 +24168,14 @@ static void rvd_proxy_routes_end(rvd_proxy_listener *l, const char *why)
 static void rvd_proxy_routes_hurry(rvd_proxy_listener *l)
 {
     revdial_proxy *p = l->proxy;
-    rvd_proxy_route *r;
-    rvd_proxy_listener_ref(l);  // on_client may unexpose it
-    do {
-        r = NULL;
-        RVD_BASE_EACH (rvd_proxy_route, each, &l->routed, link)
-            if (!r && each->state == RVD_PROXY_READING && !each->is_awaited) r = each;
-        if (!r) break;
-        int64_t until_us = r->since_us + RVD_PROXY_YIELD_US;
-        if (until_us <= rvd_proxy_route_now(r)) {
-            rvd_proxy_route_fail(r, REVDIAL_ECLOSED, 0, "the proxy stops");
-            continue;
-        }
+    pthread_mutex_lock(&p->own.lock);
+    RVD_BASE_EACH (rvd_proxy_route, r, &l->routed, link) {
+        if (r->state != RVD_PROXY_READING || r->is_awaited) continue;
         r->is_awaited = 1;
-        rvd_proxy_route_until(r, rvd_base_sooner(until_us, r->timer.at_us));
-        pthread_mutex_lock(&p->own.lock);
         p->coming++;
-        pthread_mutex_unlock(&p->own.lock);
-    } while (r);
-    rvd_proxy_listener_unref(l);
+        rvd_proxy_route_until(r, rvd_base_sooner(r->since_us + RVD_PROXY_YIELD_US, r->timer.at_us));
+    }
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 // Of the clients that have no decision yet, or were refused and have not closed, the one that has
@@ -24299,8 +24286,7 @@ static void rvd_proxy_client_begin(rvd_proxy_listener *l, int fd, const rvd_sys_
     if (l->expose.route && atomic_load(&l->is_shared)) rvd_sys_set_abort(fd, 0);
     if (peer->ss.ss_family != AF_UNIX) ip = rvd_sys_addr_ip(peer, &ip_len);
     int is_trusted = rvd_sys_nets_have(l->trusted, l->trusted_count, ip, ip_len);
-    int is_allowed = is_trusted || !l->allowed_count ||
-                     rvd_sys_nets_have(l->allowed, l->allowed_count, ip, ip_len);
+    int is_allowed = is_trusted || rvd_proxy_allows(l, ip, ip_len);
     rvd_proxy_route *r = is_allowed ? rvd_proxy_route_new(l, fd, peer, is_trusted) : NULL;
     if (!r) {
         rvd_sys_addr_format(peer, from, sizeof from);
@@ -24398,7 +24384,7 @@ int revdial_proxy_replace_credentials(revdial_proxy *p, const revdial_credential
     rvd_auth_table *fresh = rvd_auth_table_new(&p->guard, p->cfg.realm, rows, count);
     if (!fresh) return rvd_stream_fail(err, REVDIAL_ENOMEM, 0, "out of memory for the table");
     pthread_mutex_lock(&p->own.lock);
-    int code = rvd_owner_snapshot_locked(&p->own, &list);
+    int code = rvd_owner_snapshot_locked(&p->own, 0, &list);
     rvd_auth_table *old = code ? fresh : p->table;
     if (!code) {
         p->table = fresh;
@@ -24590,24 +24576,19 @@ int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags)
 
 // ---- opening and closing ----
 
-static rvd_proxy_listener *rvd_proxy_listener_to_close(revdial_proxy *p)
+// A port that still listens, which is over with this; while the proxy stops, also one with clients
+// that wait for a decision or a reply. With a reference; NULL: there is none.
+static rvd_proxy_listener *rvd_proxy_listener_to_close(revdial_proxy *p, int is_closing)
 {
     rvd_proxy_listener *found = NULL;
     pthread_mutex_lock(&p->own.lock);
-    RVD_BASE_EACH (rvd_proxy_listener, l, &p->listeners, link)
-        if (!found && l->state == RVD_PROXY_LISTENS) found = l;
-    if (found) rvd_proxy_listener_become(found, RVD_PROXY_CLOSED);
-    pthread_mutex_unlock(&p->own.lock);
-    return found;
-}
-
-// A port with clients that wait for a decision or a reply, with a reference.
-static rvd_proxy_listener *rvd_proxy_listener_with_routes(revdial_proxy *p)
-{
-    rvd_proxy_listener *found = NULL;
-    pthread_mutex_lock(&p->own.lock);
-    RVD_BASE_EACH (rvd_proxy_listener, l, &p->listeners, link)
-        if (!found && !rvd_base_link_is_alone(&l->routed)) found = rvd_proxy_listener_ref(l);
+    RVD_BASE_EACH (rvd_proxy_listener, l, &p->listeners, link) {
+        int has_routes = is_closing && !rvd_base_link_is_alone(&l->routed);
+        if (!found && (l->state == RVD_PROXY_LISTENS || has_routes)) found = l;
+    }
+    if (found) rvd_proxy_listener_ref(found);
+    if (found && found->state == RVD_PROXY_LISTENS)
+        rvd_proxy_listener_become(found, RVD_PROXY_CLOSED);
     pthread_mutex_unlock(&p->own.lock);
     return found;
 }
@@ -24627,12 +24608,12 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
     pthread_mutex_lock(&p->own.lock);
     int is_closing = p->closing;
     pthread_mutex_unlock(&p->own.lock);
-    while ((l = rvd_proxy_listener_to_close(p)) != NULL) {
+    while ((l = rvd_proxy_listener_to_close(p, is_closing)) != NULL) {
         rvd_proxy_listener_unwatch(l);
-        if (!is_closing) rvd_proxy_routes_hurry(l);
-    }
-    while (is_closing && (l = rvd_proxy_listener_with_routes(p)) != NULL) {
-        rvd_proxy_routes_end(l, "the proxy stops");
+        if (is_closing)
+            rvd_proxy_routes_end(l, "the proxy stops");
+        else
+            rvd_proxy_routes_hurry(l);
         rvd_proxy_listener_unref(l);
     }
     pthread_mutex_lock(&p->own.lock);
@@ -24657,17 +24638,11 @@ static int rvd_proxy_drain_sessions(revdial_proxy *p, int64_t until_us)
     int timeout_ms = rvd_sys_timeout_ms(until_us);
     rvd_owner_snapshot list;
     pthread_mutex_lock(&p->own.lock);
-    int code = rvd_owner_snapshot_locked(&p->own, &list);
+    int code = rvd_owner_snapshot_locked(&p->own, 1, &list);
     pthread_mutex_unlock(&p->own.lock);
-    if (code) return code;
-    for (size_t i = 0; i < list.count; i++) {
-        pthread_mutex_lock(&p->own.lock);
-        int is_up = ((rvd_proxy_member *)list.all[i]->member)->base.is_up;
-        pthread_mutex_unlock(&p->own.lock);
-        if (is_up) revdial_session_drain(list.all[i], timeout_ms);
-    }
+    for (size_t i = 0; i < list.count; i++) revdial_session_drain(list.all[i], timeout_ms);
     rvd_owner_snapshot_close(&p->own, &list);
-    return REVDIAL_OK;
+    return code;
 }
 
 // Drains all sessions, and those that come up meanwhile, and waits until they are over. A client
@@ -24744,6 +24719,17 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_base_free(&heap, p, sizeof *p);
 }
 
+// Ends the threads of the last `count` loops, and the pools.
+static void rvd_proxy_threads_end(revdial_proxy *p, unsigned count)
+{
+    for (unsigned i = p->loop_count - count; i < p->loop_count; i++) {
+        rvd_loop_stop(p->loops[i]);
+        rvd_loop_join(p->loops[i]);
+    }
+    rvd_loop_pool_close(&p->auth_pool);
+    rvd_loop_pool_close(&p->own.handlers);
+}
+
 int revdial_proxy_stop(revdial_proxy *p)
 {
     if (!p) return REVDIAL_OK;
@@ -24759,12 +24745,7 @@ int revdial_proxy_stop(revdial_proxy *p)
     rvd_proxy_stop_listening(p);
     for (unsigned i = 0; i < p->loop_count; i++) rvd_stream_group_end(&p->groups[i]);
     rvd_stream_work_wait(&p->own.work, &p->own.work.count, INT64_MAX);
-    for (unsigned i = 0; i < p->loop_count; i++) {
-        rvd_loop_stop(p->loops[i]);
-        rvd_loop_join(p->loops[i]);
-    }
-    rvd_loop_pool_close(&p->auth_pool);
-    rvd_loop_pool_close(&p->own.handlers);
+    rvd_proxy_threads_end(p, p->loop_count);
     rvd_proxy_free(p);
     return REVDIAL_OK;
 }
@@ -25059,16 +25040,16 @@ static int rvd_proxy_listen_instead(rvd_proxy_listener *l, revdial_err *err)
 {
     revdial_proxy *p = l->proxy;
     pthread_mutex_lock(&p->own.lock);
-    int code = p->draining ? REVDIAL_EDRAINING : REVDIAL_EINVAL;  // which has closed its ports
-    RVD_BASE_EACH (const rvd_proxy_listener, old, &p->listeners, link) {
-        if (old->id != l->expose.instead_of || old->state != RVD_PROXY_LISTENS) continue;
+    const rvd_proxy_listener *old = rvd_proxy_listener_find_locked(p, l->expose.instead_of, 0);
+    int code;
+    if (old && old->state == RVD_PROXY_LISTENS)
         code = rvd_proxy_listen_copy(l, old->io.fd, old->address, err);
-        pthread_mutex_unlock(&p->own.lock);
-        return code;
-    }
+    else if (p->draining)  // which has closed its ports
+        code = rvd_stream_fail(err, REVDIAL_EDRAINING, 0, RVD_PROXY_STOPS);
+    else
+        code = rvd_stream_fail(err, REVDIAL_EINVAL, 0, RVD_PROXY_NO_PORT);
     pthread_mutex_unlock(&p->own.lock);
-    return rvd_stream_fail(err, code, 0,
-                           code == REVDIAL_EINVAL ? RVD_PROXY_NO_PORT : RVD_PROXY_STOPS);
+    return code;
 }
 
 // Binds and listens; the loop has yet to watch it.
@@ -25272,12 +25253,7 @@ static int rvd_proxy_start(revdial_proxy *p, revdial_err *err)
         started += r == 0;
     }
     if (r == 0) return REVDIAL_OK;
-    while (started--) {
-        rvd_loop_stop(p->loops[p->loop_count - 1 - started]);
-        rvd_loop_join(p->loops[p->loop_count - 1 - started]);
-    }
-    rvd_loop_pool_close(&p->auth_pool);
-    rvd_loop_pool_close(&p->own.handlers);
+    rvd_proxy_threads_end(p, started);
     return rvd_sys_fail(err, REVDIAL_ESYS, -r, NULL, "no I/O thread");
 }
 
