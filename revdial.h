@@ -138,7 +138,7 @@
 //                    rvd_agent_ and examples/agent/settings.c
 //    a port's option revdial_expose, rvd_proxy_expose_problem(), its use; its default is a constant
 //                    at the top of impl.proxy. A limit of its clients: rvd_proxy_crowd,
-//                    rvd_proxy_is_limited() (does it need one?), rvd_proxy_route_enter()
+//                    rvd_proxy_listener_new() (does it need one?), rvd_proxy_route_enter()
 //    session info    revdial_session_info, revdial_session, revdial_session_get_info(); what an
 //                    agent said of itself: rvd_proxy_request_keep(), rvd_proxy_admit()
 //    reconnecting    RVD_AGENT_STEADY_US, rvd_agent_count_failure(), rvd_agent_backoff_ms()
@@ -20638,19 +20638,6 @@ struct rvd_owner_call {
     int is_reset;  // by its peer; loop thread only
 };
 
-// Among several sessions, one has at most as many threads as it leaves to the others. Otherwise the
-// streams of one, to targets that do not answer, would have all of them.
-static int rvd_owner_handler_begin(rvd_owner *o, revdial_session *s)
-{
-    rvd_owner_member *m = s->member;
-    pthread_mutex_lock(&o->lock);
-    int may = !o->shares_handlers || m->handlers + o->handler_count < o->handlers.max;
-    m->handlers += (unsigned)may;
-    o->handler_count += (unsigned)may;
-    pthread_mutex_unlock(&o->lock);
-    return may;
-}
-
 static void rvd_owner_handler_end(rvd_owner *o, revdial_session *s)
 {
     rvd_owner_member *m = s->member;
@@ -20680,11 +20667,19 @@ static void rvd_owner_call_run(rvd_loop_job *job)
     rvd_owner_call_free(c);
 }
 
-// Gives it a thread of its own. Returns 0 if there is none.
+// Gives it a thread of its own. Returns 0 if there is none. Among several sessions, one has at most
+// as many threads as it leaves to the others. Otherwise the streams of one, to targets that do not
+// answer, would have all of them.
 static int rvd_owner_call_begin(rvd_owner_call *c)
 {
     rvd_owner *o = c->owner;
-    if (!rvd_owner_handler_begin(o, c->session)) return 0;
+    rvd_owner_member *m = c->session->member;
+    pthread_mutex_lock(&o->lock);
+    int may = !o->shares_handlers || m->handlers + o->handler_count < o->handlers.max;
+    m->handlers += (unsigned)may;
+    o->handler_count += (unsigned)may;
+    pthread_mutex_unlock(&o->lock);
+    if (!may) return 0;
     if (rvd_loop_pool_submit(&o->handlers, &c->job, RVD_LOOP_NO_QUEUE) == 0) return 1;
     rvd_owner_handler_end(o, c->session);
     return 0;
@@ -21007,9 +21002,10 @@ struct revdial_proxy {
     unsigned most_waiting;                  // the last level that is not empty
     rvd_base_link names[RVD_PROXY_BUCKETS];  // of rvd_proxy_member, by the hash of its name
     unsigned pending, next_loop;
-    size_t queue_count;  // written by loop 0
+    atomic_size_t queue_count;  // written by loop 0
     int64_t last_up_us;  // a session came up
-    int draining, closing;
+    int draining;
+    atomic_int closing;  // set under it; any thread may look
     unsigned drains;    // calls of revdial_proxy_drain() that run
     int has_untold;     // sessions may have come up that those calls have yet to drain
     int ports_closing;  // stop_listening has yet to run
@@ -21405,6 +21401,7 @@ static void rvd_proxy_pending_end_locked(revdial_proxy *p, rvd_proxy_member *m)
     if (p->queue_count) rvd_loop_post(p->loops[0], &p->queue_task);
 }
 
+// The session is up, or over and no hook is at work on it.
 static void rvd_proxy_pending_end(revdial_proxy *p, revdial_session *s)
 {
     pthread_mutex_lock(&p->own.lock);
@@ -21419,6 +21416,18 @@ static void rvd_proxy_request_forget_locked(revdial_session *s)
     const revdial_auth_req left = {.scheme = m->auth.scheme, .tls = m->auth.tls};
     rvd_base_arena_free(&m->texts, &s->heap);
     m->auth = left;  // all else points into what is gone
+}
+
+// The session is over, and no hook is at work on it.
+static void rvd_proxy_forget(revdial_session *s)
+{
+    rvd_proxy_member *m = s->member;
+    rvd_proxy_pending_end(s->owner, s);
+    rvd_stream_lock(s);
+    rvd_proxy_request_forget_locked(s);
+    if (m->label) rvd_base_free(&s->heap, m->label, strlen(m->label) + 1);
+    m->label = NULL;
+    rvd_stream_unlock(s);
 }
 
 static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
@@ -21581,30 +21590,12 @@ static int rvd_proxy_label_set(revdial_session *s, const char *label)
     return m->label ? REVDIAL_OK : REVDIAL_ENOMEM;
 }
 
-static void rvd_proxy_label_free(revdial_session *s)
-{
-    rvd_proxy_member *m = s->member;
-    rvd_stream_lock(s);
-    if (m->label) rvd_base_free(&s->heap, m->label, strlen(m->label) + 1);
-    m->label = NULL;
-    rvd_stream_unlock(s);
-}
-
 static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
 {
     pthread_mutex_lock(&p->own.lock);
     unsigned refs = --t->refs;
     pthread_mutex_unlock(&p->own.lock);
     if (!refs) rvd_auth_table_free(t);
-}
-
-static rvd_auth_table *rvd_proxy_table_ref(revdial_proxy *p)
-{
-    pthread_mutex_lock(&p->own.lock);
-    rvd_auth_table *t = p->table;
-    t->refs++;
-    pthread_mutex_unlock(&p->own.lock);
-    return t;
 }
 
 // Refuses a wrong row when it is configured, not when an agent presents its credentials.
@@ -21703,9 +21694,8 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     rvd_proxy_member *m = s->member;
     m->check = NULL;
     rvd_proxy_auth_next(s->owner, a);
-    if (m->is_down) rvd_proxy_pending_end(s->owner, s);
+    if (m->is_down) rvd_proxy_forget(s);
     rvd_stream_lock(s);
-    if (m->is_down) rvd_proxy_request_forget_locked(s);
     rvd_base_free(&s->heap, a, sizeof *a);
     rvd_stream_unlock(s);
     rvd_stream_work_end(s->group->work);
@@ -21867,8 +21857,11 @@ static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_r
 static void rvd_proxy_look_up(revdial_session *s, revdial_auth_fn *hook, void *ud)
 {
     revdial_proxy *p = s->owner;
-    rvd_auth_table *table = rvd_proxy_table_ref(p);
     size_t row;
+    pthread_mutex_lock(&p->own.lock);
+    rvd_auth_table *table = p->table;
+    table->refs++;
+    pthread_mutex_unlock(&p->own.lock);
     int code = rvd_proxy_check_table(table, s, &row);
     if (hook && row == table->count)
         rvd_proxy_ask(s, hook, ud);
@@ -21999,9 +21992,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     int was_up = 0, was_registered = m->name != NULL;
     m->is_down = 1;
     if (m->check) rvd_proxy_unask(p, m->check);
-    if (!m->check) rvd_proxy_pending_end(p, s);
     rvd_stream_lock(s);
-    if (!m->check) rvd_proxy_request_forget_locked(s);
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
     pthread_mutex_lock(&p->own.lock);
@@ -22021,7 +22012,7 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
     else
         rvd_proxy_log_refused(s, &info, why);
     if (was_up) rvd_proxy_tell(p, s, REVDIAL_DOWN, why->code == REVDIAL_ECLOSED ? NULL : why);
-    rvd_proxy_label_free(s);
+    if (!m->check) rvd_proxy_forget(s);
     if (was_registered) revdial_session_unref(s);  // the registry's; the caller has one
 }
 
@@ -22313,9 +22304,7 @@ static void rvd_proxy_refuse(revdial_proxy *p, int fd)
 
 static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
 {
-    pthread_mutex_lock(&p->own.lock);
     p->queue_count = count;
-    pthread_mutex_unlock(&p->own.lock);
     if (!count)
         rvd_loop_timer_stop(p->loops[0], &p->queue_timer);
     else if (!p->queue_timer.slot)  // without memory, a place that gets free triggers it
@@ -22698,21 +22687,6 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
 
 // ---- dials ----
 
-// What the dial's session is chosen by.
-static void rvd_proxy_pick_by(rvd_proxy_pick *pick, const revdial_dial_opts *opts)
-{
-    const char *port = opts->client_addr ? strrchr(opts->client_addr, ':') : NULL;
-    const void *key = opts->key;
-    size_t len = opts->key_len;
-    pick->how = opts->pick;
-    if (opts->pick == REVDIAL_PICK_CLIENT) {
-        pick->how = port ? REVDIAL_PICK_KEY : REVDIAL_PICK_ROUND_ROBIN;
-        key = opts->client_addr;
-        len = port ? (size_t)(port - opts->client_addr) : 0;
-    }
-    if (pick->how == REVDIAL_PICK_KEY) pick->key = rvd_base_hash(key, len, 0);
-}
-
 // What a target is remembered by.
 static uint64_t rvd_proxy_target_hash(const revdial_proxy *p, const char *target)
 {
@@ -22722,8 +22696,16 @@ static uint64_t rvd_proxy_target_hash(const revdial_proxy *p, const char *target
 static rvd_proxy_pick rvd_proxy_pick_start(const revdial_proxy *p, const char *name,
                                            const revdial_dial_opts *opts)
 {
-    rvd_proxy_pick pick = {.name = name, .opts = opts};
-    rvd_proxy_pick_by(&pick, opts);
+    rvd_proxy_pick pick = {.name = name, .opts = opts, .how = opts->pick};
+    const char *port = opts->client_addr ? strrchr(opts->client_addr, ':') : NULL;
+    const void *key = opts->key;
+    size_t len = opts->key_len;
+    if (opts->pick == REVDIAL_PICK_CLIENT) {
+        pick.how = port ? REVDIAL_PICK_KEY : REVDIAL_PICK_ROUND_ROBIN;
+        key = opts->client_addr;
+        len = port ? (size_t)(port - opts->client_addr) : 0;
+    }
+    if (pick.how == REVDIAL_PICK_KEY) pick.key = rvd_base_hash(key, len, 0);
     pick.target = rvd_proxy_target_hash(p, opts->target);
     return pick;
 }
@@ -23089,19 +23071,14 @@ static void rvd_proxy_dial_pick(rvd_proxy_dial *d)
     if (is_over) rvd_proxy_dial_fail(d, code, rvd_proxy_pick_text(code));
 }
 
-static int rvd_proxy_dial_is_cancelled(rvd_proxy_dial *d)
-{
-    pthread_mutex_lock(&d->proxy->own.lock);
-    int yes = d->is_cancelled;
-    pthread_mutex_unlock(&d->proxy->own.lock);
-    return yes;
-}
-
 static void rvd_proxy_dial_done(rvd_stream_dial *dial)
 {
     rvd_proxy_dial *d = RVD_BASE_OWNER(dial, rvd_proxy_dial, dial);
     revdial_session *s = d->session;
-    if (rvd_proxy_dial_is_cancelled(d)) {  // also if it has succeeded
+    pthread_mutex_lock(&d->proxy->own.lock);
+    int is_cancelled = d->is_cancelled;
+    pthread_mutex_unlock(&d->proxy->own.lock);
+    if (is_cancelled) {  // also if it has succeeded
         if (dial->st) revdial_reset(dial->st, REVDIAL_RESET_CANCEL);
         revdial_close(dial->st);
         dial->st = NULL;
@@ -23321,11 +23298,6 @@ int revdial_dial_cancel(revdial_proxy *p, int64_t dial)
 
 // ---- how many clients a port has ----
 
-static int rvd_proxy_is_limited(const revdial_expose *x)
-{
-    return x->max_clients || x->max_clients_per_source;
-}
-
 static uint64_t rvd_proxy_source_key(const char *client)
 {
     char text[RVD_SYS_TEXT_MAX];
@@ -23396,15 +23368,6 @@ static int rvd_proxy_client_enter(rvd_proxy_client *c, revdial_err *err)
     return code;
 }
 
-static void rvd_proxy_client_leave(const rvd_proxy_client *c)
-{
-    revdial_proxy *p = c->listener->proxy;
-    if (!c->is_counted) return;
-    pthread_mutex_lock(&p->own.lock);
-    rvd_proxy_crowd_leave_locked(p, c->listener->crowd, c->address);
-    pthread_mutex_unlock(&p->own.lock);
-}
-
 void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
 {
     if (crowd <= 0 || rvd_owner_is_child(&p->own)) return;
@@ -23460,7 +23423,9 @@ static void rvd_proxy_client_free(rvd_proxy_client *c)
 {
     rvd_proxy_listener *l = c->listener;
     rvd_owner *own = &l->proxy->own;
-    rvd_proxy_client_leave(c);
+    pthread_mutex_lock(&own->lock);
+    if (c->is_counted) rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, c->address);
+    pthread_mutex_unlock(&own->lock);
     rvd_owner_free(own, c, c->size);
     rvd_proxy_listener_unref(l);
     rvd_stream_work_end(&own->work);
@@ -23775,11 +23740,8 @@ static void rvd_proxy_route_join(rvd_proxy_route *r)
 // the port is unexposed, unless it has no hook.
 static int rvd_proxy_route_is_cut(const rvd_proxy_route *r)
 {
-    rvd_proxy_listener *l = r->listener;
-    pthread_mutex_lock(&l->proxy->own.lock);
-    int is_closing = l->proxy->closing;
-    pthread_mutex_unlock(&l->proxy->own.lock);
-    return is_closing || (l->state == RVD_PROXY_GONE && l->expose.route);
+    const rvd_proxy_listener *l = r->listener;
+    return l->proxy->closing || (l->state == RVD_PROXY_GONE && l->expose.route);
 }
 
 // The dial is over, with a stream in `client`, or it failed and why is set. Returns 0 if r is gone.
@@ -24605,9 +24567,7 @@ static void rvd_proxy_on_stop_listening(rvd_loop_task *task)
     rvd_proxy_listener *l;
     rvd_proxy_queue_close(&p->silent);
     rvd_proxy_queue_close(&p->spoken);
-    pthread_mutex_lock(&p->own.lock);
-    int is_closing = p->closing;
-    pthread_mutex_unlock(&p->own.lock);
+    const int is_closing = p->closing;
     while ((l = rvd_proxy_listener_to_close(p, is_closing)) != NULL) {
         rvd_proxy_listener_unwatch(l);
         if (is_closing)
@@ -24807,13 +24767,6 @@ static int rvd_proxy_fail_in(revdial_err *err, size_t i)
     return rvd_stream_fail_in(err, where);
 }
 
-static int rvd_proxy_exposes_check(const revdial_proxy_config *cfg, revdial_err *err)
-{
-    for (size_t i = 0; i < cfg->expose_count; i++)
-        if (rvd_proxy_expose_check(&cfg->exposes[i], err)) return rvd_proxy_fail_in(err, i);
-    return REVDIAL_OK;
-}
-
 // The first thing that is wrong, or NULL.
 static const char *rvd_proxy_config_problem(const revdial_proxy_config *cfg)
 {
@@ -24837,17 +24790,9 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     if (code) return code;
     if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
         return REVDIAL_EINVAL;
-    return rvd_proxy_exposes_check(cfg, err);
-}
-
-static revdial_expose rvd_proxy_expose_keep(rvd_base_arena *a, const revdial_expose *from)
-{
-    revdial_expose x = *from;
-    x.dial.early_len = 0;  // each connection has its own
-    x.listen = rvd_base_keep_text(a, from->listen);
-    x.name = rvd_base_keep_text(a, from->name);
-    x.dial = rvd_proxy_opts_keep(a, &x.dial);
-    return x;
+    for (size_t i = 0; i < cfg->expose_count; i++)
+        if (rvd_proxy_expose_check(&cfg->exposes[i], err)) return rvd_proxy_fail_in(err, i);
+    return REVDIAL_OK;
 }
 
 static const rvd_sys_net *rvd_proxy_nets_keep(rvd_base_arena *a, const char *list, size_t *count)
@@ -24866,7 +24811,11 @@ static const rvd_sys_net *rvd_proxy_nets_keep(rvd_base_arena *a, const char *lis
 static void rvd_proxy_listener_keep(rvd_base_arena *a, rvd_proxy_listener *l,
                                     const revdial_expose *x)
 {
-    l->expose = rvd_proxy_expose_keep(a, x);
+    l->expose = *x;
+    l->expose.dial.early_len = 0;  // each connection has its own
+    l->expose.listen = rvd_base_keep_text(a, x->listen);
+    l->expose.name = rvd_base_keep_text(a, x->name);
+    l->expose.dial = rvd_proxy_opts_keep(a, &l->expose.dial);
     l->trusted = rvd_proxy_nets_keep(a, x->trusted_proxies, &l->trusted_count);
     l->allowed = rvd_proxy_nets_keep(a, x->allow_from, &l->allowed_count);
     l->expose.trusted_proxies = l->expose.allow_from = NULL;
@@ -24896,7 +24845,14 @@ static rvd_proxy_listener *rvd_proxy_listener_new(revdial_proxy *p, const revdia
     atomic_init(&l->refs, 1);
     atomic_init(&l->is_shared, 0);
     rvd_base_link_init(&l->link);
-    return l;
+    if (!x->max_clients && !x->max_clients_per_source) return l;
+    l->crowd = rvd_owner_alloc(&p->own, sizeof *l->crowd);
+    if (l->crowd) {
+        l->crowd->refs = 1;
+        return l;
+    }
+    rvd_proxy_listener_free(l);
+    return NULL;
 }
 
 static void rvd_proxy_texts_keep(revdial_proxy *p, const revdial_proxy_config *cfg)
@@ -25086,12 +25042,7 @@ static rvd_proxy_listener *rvd_proxy_listener_open(revdial_proxy *p, const revdi
         return NULL;
     }
     if (x) rvd_proxy_client_tune(l, l->io.fd);
-    if (!x || !rvd_proxy_is_limited(x)) return l;
-    l->crowd = rvd_owner_alloc(&p->own, sizeof *l->crowd);
-    if (l->crowd) l->crowd->refs = 1;
-    if (l->crowd) return l;
-    rvd_proxy_listener_free(l);
-    return rvd_stream_fail_null(err, REVDIAL_ENOMEM, "out of memory for a port");
+    return l;
 }
 
 static void rvd_proxy_listener_list_locked(rvd_proxy_listener *l)
