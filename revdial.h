@@ -138,7 +138,7 @@
 //                    rvd_agent_ and examples/agent/settings.c
 //    a port's option revdial_expose, rvd_proxy_expose_problem(), its use; its default is a constant
 //                    at the top of impl.proxy. A limit of its clients: rvd_proxy_crowd,
-//                    rvd_proxy_listener_new() (does it need one?), rvd_proxy_route_enter()
+//                    rvd_proxy_listener_new() (does it need one?), rvd_proxy_route_verdict()
 //    session info    revdial_session_info, revdial_session, revdial_session_get_info(); what an
 //                    agent said of itself: rvd_proxy_request_keep(), rvd_proxy_admit()
 //    reconnecting    RVD_AGENT_STEADY_US, rvd_agent_count_failure(), rvd_agent_backoff_ms()
@@ -7726,16 +7726,25 @@ static unsigned rvd_auth_row_schemes(const revdial_credential *row)
     return row->schemes ? row->schemes : REVDIAL_AUTH_BEARER;
 }
 
+// May a backend that has proved this row register under the name? "" is the row's only name.
+static int rvd_auth_row_covers(const revdial_credential *row, const char *name,
+                               const rvd_auth_match *shown)
+{
+    const char *sole;
+    if (!*name) return rvd_auth_sole_name(row->names, &sole) > 0;
+    return rvd_base_is_name(name, strlen(name)) && rvd_auth_covers(row->names, name, shown);
+}
+
 static int rvd_auth_matches(const revdial_credential *row, const char *name, rvd_auth_match *shown)
 {
     if (shown->len == 0 || shown->len > RVD_AUTH_IDENTITY_MAX) return 0;
     if (!rvd_base_glob(shown->glob, strlen(shown->glob), shown->at, shown->len)) return 0;
-    return !name || rvd_auth_covers(row->names, name, shown);
+    return !name || rvd_auth_row_covers(row, name, shown);
 }
 
 // Finds the text of a verified certificate that a row's glob matches and that may register the
 // name: an entry of its SANs, or else its subject.
-//   name   NULL: any text that the glob matches
+//   name   "": the row's only one; NULL: none, for any text that the glob matches
 static int rvd_auth_match_peer(const revdial_credential *row, const revdial_identity *peer,
                                const char *name, rvd_auth_match *out)
 {
@@ -7750,15 +7759,6 @@ static int rvd_auth_match_peer(const revdial_credential *row, const revdial_iden
 }
 
 // ---- Credentials --------------------------------------------------------------------------------
-
-// May a backend that has proved this row register under the name? "" is the row's only name.
-static int rvd_auth_row_covers(const revdial_credential *row, const char *name,
-                               const rvd_auth_match *shown)
-{
-    const char *sole;
-    if (!*name) return rvd_auth_sole_name(row->names, &sole) > 0;
-    return rvd_base_is_name(name, strlen(name)) && rvd_auth_covers(row->names, name, shown);
-}
 
 // A row may hold a hash in place of its secret: a prefix and 64 hex digits. No token can be taken
 // for one, because a token has no ':'.
@@ -7913,17 +7913,14 @@ static int rvd_auth_check_rows(rvd_auth_claim *c, const revdial_credential *rows
 static int rvd_auth_check_peer(const revdial_auth_req *req, const revdial_credential *rows,
                                size_t count, size_t *row)
 {
-    const char *name = req->name ? req->name : "";
     rvd_auth_match shown;
     int is_known = 0, has_other = 0;
     for (size_t i = 0; i < count; i++) {
         unsigned schemes = rvd_auth_row_schemes(&rows[i]);
         has_other |= schemes != REVDIAL_AUTH_MTLS;
         if (!(schemes & REVDIAL_AUTH_MTLS)) continue;
-        if (!rvd_auth_match_peer(&rows[i], req->tls, NULL, &shown)) continue;
-        is_known = 1;
-        if (*name && !rvd_auth_match_peer(&rows[i], req->tls, name, &shown)) continue;
-        if (!rvd_auth_row_covers(&rows[i], name, &shown)) continue;
+        is_known |= rvd_auth_match_peer(&rows[i], req->tls, NULL, &shown);
+        if (!rvd_auth_match_peer(&rows[i], req->tls, req->name ? req->name : "", &shown)) continue;
         if (row) *row = i;
         return REVDIAL_OK;
     }
@@ -8360,7 +8357,7 @@ static int rvd_auth_table_check(const rvd_auth_table *t, const revdial_auth_req 
     const revdial_credential *by = &t->rows[*row];
     if (by->schemes != REVDIAL_AUTH_MTLS) {
         RVD_BASE_JOIN(identity, RVD_AUTH_IDENTITY_MAX + 1, by->user);
-    } else if (rvd_auth_match_peer(by, req->tls, req->name[0] ? req->name : NULL, &match)) {
+    } else if (rvd_auth_match_peer(by, req->tls, req->name, &match)) {
         memcpy(identity, match.at, match.len);
         identity[match.len] = '\0';
     }
@@ -22144,12 +22141,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     rvd_proxy_engine_config(p, &e);
     e.upgraded = how && how->upgraded;
     e.peer = text;
-    if (e.auth_schemes & REVDIAL_AUTH_DIGEST) {
-        pthread_mutex_lock(&p->own.lock);
-        rvd_auth_nonce_make(&p->guard, rvd_sys_now_us(), nonce);
-        pthread_mutex_unlock(&p->own.lock);
-        e.nonce = nonce;
-    }
+    if (e.auth_schemes & REVDIAL_AUTH_DIGEST) e.nonce = nonce;
     int r = rvd_sys_random(&e.session_id, sizeof e.session_id);
     if (r == 0) r = rvd_sys_random(&e.seed, sizeof e.seed);
     if (r < 0) {
@@ -22167,6 +22159,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     else if (strncmp(text, "unix", 4) != 0)  // files have permissions of their own
         cfg.tls = p->cfg.common.tls;
     pthread_mutex_lock(&p->own.lock);
+    if (e.nonce) rvd_auth_nonce_make(&p->guard, rvd_sys_now_us(), nonce);
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
     pthread_mutex_unlock(&p->own.lock);
     revdial_session *s = rvd_stream_session_new(&cfg, err);
@@ -22611,11 +22604,13 @@ static void rvd_proxy_on_pause(rvd_loop_timer *t)
 
 // Can this be a backend's connection?
 //   returns  0, or REVDIAL_E* and the reason
-static int rvd_proxy_attach_check(int fd, const revdial_attach_opts *how, rvd_sys_addr *peer,
-                                  revdial_err *err)
+static int rvd_proxy_attach_check(revdial_proxy *p, int fd, const revdial_attach_opts *how,
+                                  rvd_sys_addr *peer, revdial_err *err)
 {
     const char *problem = NULL, *name = how->upgraded ? how->name : "attached";
     const char *instance = how->upgraded && how->instance ? how->instance : "none";
+    if (rvd_owner_is_child(&p->own))
+        return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
     int r = rvd_sys_is_stream(fd);
     if (!name || !rvd_base_is_name(name, strlen(name))) problem = RVD_BASE_NAME_RULE;
     if (!rvd_base_is_label(instance, strlen(instance), 1)) problem = RVD_BASE_INSTANCE_RULE;
@@ -22640,8 +22635,9 @@ static int rvd_proxy_attach_refuse(revdial_proxy *p, int fd, const revdial_attac
                                    const revdial_err *why)
 {
     int is_ours = why->code == REVDIAL_ECLOSED || why->code == REVDIAL_ELIMIT;
-    rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, is_ours ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
-                  why->msg);
+    if (!rvd_owner_is_child(&p->own))
+        rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, is_ours ? REVDIAL_LOG_DEBUG : REVDIAL_LOG_WARN,
+                      why->msg);
     if (how->transport) how->transport->do_close(how->transport->ctx);
     rvd_sys_close(fd);
     return why->code;
@@ -22656,12 +22652,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
     if (!err) err = &own;
     memset(err, 0, sizeof *err);
     if (!how) how = &none;
-    if (rvd_owner_is_child(&p->own)) {
-        if (how->transport) how->transport->do_close(how->transport->ctx);
-        rvd_sys_close(fd);
-        return rvd_stream_fail(err, REVDIAL_ECLOSED, 0, RVD_STREAM_CHILD);
-    }
-    if (rvd_proxy_attach_check(fd, how, &peer, err))
+    if (rvd_proxy_attach_check(p, fd, how, &peer, err))
         return rvd_proxy_attach_refuse(p, fd, how, err);
     code =
         rvd_proxy_pending_begin(p, rvd_auth_peer_block(rvd_proxy_peer_key(&peer)), RVD_PROXY_MUST);
@@ -23335,12 +23326,24 @@ static int rvd_proxy_crowd_enter_locked(rvd_proxy_listener *l, const char *clien
     return REVDIAL_OK;
 }
 
-static void rvd_proxy_crowd_refused_locked(revdial_proxy *p, const revdial_err *why)
+// The same for a port that may have no limit.
+static int rvd_proxy_crowd_enter(rvd_proxy_listener *l, const char *client, revdial_err *err)
 {
-    if (why->reset == REVDIAL_RESET_CALM)
-        p->own.stats.clients_refused_per_source++;
-    else
-        p->own.stats.clients_refused++;
+    if (!l->crowd) return REVDIAL_OK;
+    pthread_mutex_lock(&l->proxy->own.lock);
+    int code = rvd_proxy_crowd_enter_locked(l, client, err);
+    pthread_mutex_unlock(&l->proxy->own.lock);
+    return code;
+}
+
+// There was no room, and that is what became of the client.
+static void rvd_proxy_crowd_refused(revdial_proxy *p, const revdial_err *why)
+{
+    int is_source = why->reset == REVDIAL_RESET_CALM;
+    pthread_mutex_lock(&p->own.lock);
+    p->own.stats.clients_refused_per_source += (unsigned)is_source;
+    p->own.stats.clients_refused += (unsigned)!is_source;
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 static void rvd_proxy_crowd_leave_locked(const revdial_proxy *p, rvd_proxy_crowd *crowd,
@@ -23355,17 +23358,11 @@ static void rvd_proxy_crowd_leave_locked(const revdial_proxy *p, rvd_proxy_crowd
     rvd_owner_free(&p->own, s, sizeof *s);
 }
 
-// Counts a client that is to be dialled for. Returns 0, or REVDIAL_E* and why.
-static int rvd_proxy_client_enter(rvd_proxy_client *c, revdial_err *err)
+static void rvd_proxy_crowd_leave(const rvd_proxy_listener *l, const char *client)
 {
-    rvd_proxy_listener *l = c->listener;
-    if (!l->crowd) return REVDIAL_OK;
     pthread_mutex_lock(&l->proxy->own.lock);
-    int code = rvd_proxy_crowd_enter_locked(l, c->address, err);
-    if (code == REVDIAL_ELIMIT) rvd_proxy_crowd_refused_locked(l->proxy, err);
+    rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, client);
     pthread_mutex_unlock(&l->proxy->own.lock);
-    c->is_counted = !code;
-    return code;
 }
 
 void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
@@ -23423,9 +23420,7 @@ static void rvd_proxy_client_free(rvd_proxy_client *c)
 {
     rvd_proxy_listener *l = c->listener;
     rvd_owner *own = &l->proxy->own;
-    pthread_mutex_lock(&own->lock);
-    if (c->is_counted) rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, c->address);
-    pthread_mutex_unlock(&own->lock);
+    if (c->is_counted) rvd_proxy_crowd_leave(l, c->address);
     rvd_owner_free(own, c, c->size);
     rvd_proxy_listener_unref(l);
     rvd_stream_work_end(&own->work);
@@ -23837,7 +23832,9 @@ static int rvd_proxy_route_ask(rvd_proxy_route *r, const revdial_route *q, revdi
     r->client->is_drained = r->is_plain && early > 0 && early < REVDIAL_EARLY_MAX;
     opts.early = rest;
     opts.early_len = early;
-    code = rvd_proxy_client_enter(r->client, err);
+    code = rvd_proxy_crowd_enter(r->listener, r->from, err);
+    if (code == REVDIAL_ELIMIT) rvd_proxy_crowd_refused(r->listener->proxy, err);
+    r->client->is_counted = r->listener->crowd && !code;
     return code ? code : rvd_proxy_route_dial_start(r, q->name, &opts, err);
 }
 
@@ -23876,46 +23873,25 @@ static int rvd_proxy_route_more(rvd_proxy_route *r, const revdial_route *q)
     return rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "out of memory for the client's bytes");
 }
 
-// What the hook has to know about the limits of the port. `over` is room for the reason. The client
-// counts meanwhile: once it is taken, it may be over before the hook returns.
-static void rvd_proxy_route_enter(const rvd_proxy_route *r, revdial_route *q, revdial_err *over)
-{
-    rvd_proxy_listener *l = r->listener;
-    if (!l->crowd) return;
-    pthread_mutex_lock(&l->proxy->own.lock);
-    int code = rvd_proxy_crowd_enter_locked(l, r->from, over);
-    pthread_mutex_unlock(&l->proxy->own.lock);
-    if (!code) q->crowd = l->crowd->id;
-    if (code == REVDIAL_ELIMIT) q->over = over;
-}
-
-static void rvd_proxy_route_leave(const rvd_proxy_route *r, int64_t crowd, const revdial_err *over,
-                                  int verdict)
-{
-    rvd_proxy_listener *l = r->listener;
-    if (!l->crowd) return;
-    pthread_mutex_lock(&l->proxy->own.lock);
-    if (verdict != REVDIAL_ROUTE_TAKE && crowd)
-        rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, r->from);
-    if (verdict == REVDIAL_ROUTE_REFUSE && over->code == REVDIAL_ELIMIT)
-        rvd_proxy_crowd_refused_locked(l->proxy, over);
-    pthread_mutex_unlock(&l->proxy->own.lock);
-}
-
-// Asks the hook about bytes that are not r's own. A port without one has decided already.
+// Asks the hook about bytes that are not r's own. A port without one has decided already. The
+// client counts for the limits of the port meanwhile: once it is taken, it may be over before the
+// hook returns.
 static int rvd_proxy_route_verdict(rvd_proxy_route *r, revdial_route *q)
 {
-    const revdial_expose *x = &r->listener->expose;
-    revdial_err over = {0};
-    if (!x->route) return REVDIAL_ROUTE_DIAL;
-    rvd_proxy_route_enter(r, q, &over);
-    int64_t crowd = q->crowd;
+    rvd_proxy_listener *l = r->listener;
+    revdial_err over;
+    if (!l->expose.route) return REVDIAL_ROUTE_DIAL;
+    const int code = rvd_proxy_crowd_enter(l, r->from, &over), is_counted = l->crowd && !code;
+    if (is_counted) q->crowd = l->crowd->id;
+    if (code == REVDIAL_ELIMIT) q->over = &over;
     rvd_base_link_remove(&r->link);  // so that r is here afterwards
-    const sigset_t ours = rvd_sys_hook_begin(&r->listener->proxy->groups[0].mask);
-    int verdict = x->route(x->route_ud, q);
-    rvd_sys_hook_end(&r->listener->proxy->groups[0].mask, &ours);
-    rvd_proxy_route_leave(r, crowd, &over, verdict);
-    rvd_base_link_push(&r->listener->routed, &r->link);
+    const sigset_t ours = rvd_sys_hook_begin(&l->proxy->groups[0].mask);
+    int verdict = l->expose.route(l->expose.route_ud, q);
+    rvd_sys_hook_end(&l->proxy->groups[0].mask, &ours);
+    if (is_counted && verdict != REVDIAL_ROUTE_TAKE) rvd_proxy_crowd_leave(l, r->from);
+    if (code == REVDIAL_ELIMIT && verdict == REVDIAL_ROUTE_REFUSE)
+        rvd_proxy_crowd_refused(l->proxy, &over);
+    rvd_base_link_push(&l->routed, &r->link);
     r->step = q->state;
     q->used = rvd_base_min(q->used, q->len);
     return verdict;
@@ -24643,17 +24619,14 @@ int revdial_proxy_drain(revdial_proxy *p, int timeout_ms)
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
-    int r = rvd_proxy_drain_members(p, until);
-    if (r) {
-        rvd_stream_work_end(&p->own.work);
-        return r;
-    }
-    r = rvd_stream_work_wait(&p->own.work, &p->own.work.relays, until);
+    int code = rvd_proxy_drain_members(p, until);
+    if (!code && rvd_stream_work_wait(&p->own.work, &p->own.work.relays, until))
+        code = REVDIAL_ETIMEDOUT;
     pthread_mutex_lock(&p->own.lock);
-    if (p->own.member_count || p->own.was_cut || p->closing) r = -ETIMEDOUT;
+    if (!code && (p->own.member_count || p->own.was_cut || p->closing)) code = REVDIAL_ETIMEDOUT;
     pthread_mutex_unlock(&p->own.lock);
     rvd_stream_work_end(&p->own.work);
-    return r ? REVDIAL_ETIMEDOUT : REVDIAL_OK;
+    return code;
 }
 
 static void rvd_proxy_free(revdial_proxy *p)
