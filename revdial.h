@@ -7997,13 +7997,11 @@ static const char *rvd_auth_row_user_problem(const revdial_credential *row, unsi
     for (const char *at = row->user; *at; at++) {
         least += *at != '*';
         has_kind |= memchr(":=*?", *at, 4) != NULL;
-    }
-    if (schemes & REVDIAL_AUTH_MTLS && least > RVD_AUTH_IDENTITY_MAX)
-        return "user: matches only texts over 127 bytes, too long for an identity";
-    for (const char *at = row->user; *at; at++) {
         if ((uint8_t)*at < ' ' || *at == 0x7f) return "user: has a control byte";
         if (schemes & with_password && memchr(":\"\\", *at, 3)) return "user: has : \" or \\";
     }
+    if (schemes & REVDIAL_AUTH_MTLS && least > RVD_AUTH_IDENTITY_MAX)
+        return "user: matches only texts over 127 bytes, too long for an identity";
     if (schemes == REVDIAL_AUTH_MTLS && !has_kind)
         return "user: MTLS needs an entry of the SANs, as DNS:cam-1.example, or a subject, as "
                "CN=cam-1";
@@ -20779,6 +20777,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_AUTH_THREADS 16        // hooks that may block at the same time
 #define RVD_PROXY_STREAM_THREADS 1024
 #define RVD_PROXY_EXPIRED_MS 30000  // for streams to end; the next session gets the new ones
+#define RVD_PROXY_AGAIN "the same instance connected again"
 #define RVD_PROXY_UNEXPOSED "the port was unexposed"
 #define RVD_PROXY_NO_PORT "instead_of: no port has this id"
 #define RVD_PROXY_STOPS "expose: the proxy stops"
@@ -21438,27 +21437,19 @@ static void rvd_proxy_verdict(revdial_session *s, enum revdial_verdict verdict)
 }
 
 // Ends a session for a reason of the proxy's own. Drops one reference of the caller.
+//   code   REVDIAL_EDUPLICATE: a new one replaces it. It counts as lost: no call of ours closed it
 static void rvd_proxy_end(revdial_session *s, int code, const char *why)
 {
     rvd_stream_lock(s);
     if (!s->why.code) rvd_stream_fail(&s->why, code, 0, why);
+    if (code == REVDIAL_EDUPLICATE) {
+        // A moment for its last frame: an agent that reconnects in a loop would hold many.
+        s->end.is_brief = 1;
+        revdial_engine_replace(s->engine);
+    }
     rvd_stream_unlock(s);
     revdial_session_kill(s);
     revdial_session_unref(s);
-}
-
-// Ends a session because a new one replaces it. It counts as lost: no call of ours has closed it.
-static void rvd_proxy_replace(revdial_session *old)
-{
-    rvd_stream_lock(old);
-    if (!old->why.code)
-        rvd_stream_fail(&old->why, REVDIAL_EDUPLICATE, 0, "the same instance connected again");
-    // A moment for its last frame: an agent that reconnects in a loop would hold many.
-    old->end.is_brief = 1;
-    revdial_engine_replace(old->engine);
-    rvd_stream_unlock(old);
-    revdial_session_kill(old);
-    revdial_session_unref(old);
 }
 
 // A restarted process may leave a session behind that keepalive would find dead only after 30 s.
@@ -21554,10 +21545,11 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     if (old) {
         rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED,
                               is_contested ? REVDIAL_LOG_WARN : REVDIAL_LOG_INFO,
-                              is_contested ? "the same instance connected again and again: if two "
-                                             "agents use it, give each its own"
-                                           : "the same instance connected again");
-        rvd_proxy_replace(old);
+                              is_contested
+                                  ? RVD_PROXY_AGAIN
+                                  " and again: if two agents use it, give each its own"
+                                  : RVD_PROXY_AGAIN);
+        rvd_proxy_end(old, REVDIAL_EDUPLICATE, RVD_PROXY_AGAIN);
     }
     if (!verdict) rvd_proxy_question(p, s);
     if (!verdict) rvd_proxy_limits_apply(s);
@@ -22077,7 +22069,7 @@ static void rvd_proxy_arrive(rvd_loop_task *task)
         pthread_mutex_lock(&p->own.lock);
         code = rvd_proxy_register_locked(p, s, &old);
         pthread_mutex_unlock(&p->own.lock);
-        if (old) rvd_proxy_replace(old);
+        if (old) rvd_proxy_end(old, REVDIAL_EDUPLICATE, RVD_PROXY_AGAIN);
     }
     if (!code && rvd_stream_session_run(s) < 0) code = REVDIAL_ESYS;
     if (code) {
@@ -24477,25 +24469,19 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
     rvd_proxy_listener_unref(l);
 }
 
-// Takes the port out of the list. Returns a reference, or NULL: there is none with this id.
-static rvd_proxy_listener *rvd_proxy_listener_take(revdial_proxy *p, int64_t id, unsigned flags)
+int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags)
 {
+    int waits, code = REVDIAL_OK;
+    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
+    if (id <= 0) return REVDIAL_EINVAL;
     pthread_mutex_lock(&p->own.lock);
-    rvd_proxy_listener *l = id > 0 ? rvd_proxy_listener_find_locked(p, id, 0) : NULL;
+    rvd_proxy_listener *l = rvd_proxy_listener_find_locked(p, id, 0);
     if (l) {
         rvd_base_link_remove(&l->link);
         l->unexpose_flags = flags;
         rvd_proxy_listener_ref(l);
     }
     pthread_mutex_unlock(&p->own.lock);
-    return l;
-}
-
-int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags)
-{
-    int waits, code = REVDIAL_OK;
-    if (rvd_owner_is_child(&p->own)) return REVDIAL_ECLOSED;
-    rvd_proxy_listener *l = rvd_proxy_listener_take(p, id, flags);
     if (!l) return REVDIAL_EINVAL;
     waits = !rvd_proxy_is_on_loop(p);
     rvd_proxy_listener_unlink(l);  // now, although its loop may need a moment
