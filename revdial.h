@@ -20982,8 +20982,6 @@ struct revdial_proxy {
     rvd_loop_timer queue_timer;
     rvd_base_link silent, spoken;  // of rvd_proxy_queued
     size_t queue_max;
-
-    // Loop 0 only.
     int fd_most;  // for clients; see rvd_sys_fd_most()
     int is_short_of_fds;
 
@@ -21587,6 +21585,14 @@ static void rvd_proxy_table_unref(revdial_proxy *p, rvd_auth_table *t)
     if (!refs) rvd_auth_table_free(t);
 }
 
+// Says which row or port of the config is wrong. Returns REVDIAL_EINVAL.
+static int rvd_proxy_fail_in(revdial_err *err, const char *array, size_t i, const char *end)
+{
+    char where[40];
+    RVD_BASE_JOIN(where, sizeof where, array, "[", RVD_BASE_NUMBER(i), end);
+    return rvd_stream_fail_in(err, where);
+}
+
 // Refuses a wrong row when it is configured, not when an agent presents its credentials.
 static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, revdial_err *err)
 {
@@ -21596,10 +21602,9 @@ static int rvd_proxy_rows_check(const revdial_credential *rows, size_t count, re
                                     : "credentials: NULL, but the count is not 0");
     for (size_t i = 0; i < count; i++) {
         const char *problem = revdial_credential_problem(&rows[i]);
-        char text[160];
         if (!problem) continue;
-        RVD_BASE_JOIN(text, sizeof text, "credentials[", RVD_BASE_NUMBER(i), "]: ", problem);
-        return rvd_stream_fail(err, REVDIAL_EINVAL, 0, text);
+        rvd_stream_fail(err, REVDIAL_EINVAL, 0, problem);
+        return rvd_proxy_fail_in(err, "credentials", i, "]: ");
     }
     return REVDIAL_OK;
 }
@@ -22122,7 +22127,8 @@ static void rvd_proxy_engine_config(revdial_proxy *p, revdial_engine_config *e)
     e->alloc_ud = cfg->common.alloc_ud;
 }
 
-// how is NULL for a connection that a listener of ours has accepted.
+// Of a connection that has its place. If that fails, it has no longer.
+//   how   NULL: a listener of ours has accepted it
 static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rvd_sys_addr *peer,
                                               const revdial_attach_opts *how, revdial_err *err)
 {
@@ -22136,10 +22142,7 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     if (e.auth_schemes & REVDIAL_AUTH_DIGEST) e.nonce = nonce;
     int r = rvd_sys_random(&e.session_id, sizeof e.session_id);
     if (r == 0) r = rvd_sys_random(&e.seed, sizeof e.seed);
-    if (r < 0) {
-        rvd_stream_fail_sys(err, r, "no randomness for a session");
-        return NULL;
-    }
+    if (r < 0) rvd_stream_fail_sys(err, r, "no randomness for a session");
     cfg.host = &rvd_proxy_host;
     cfg.owner = p;
     cfg.origin = p->own.origin;
@@ -22154,9 +22157,15 @@ static revdial_session *rvd_proxy_session_new(revdial_proxy *p, int fd, const rv
     if (e.nonce) rvd_auth_nonce_make(&p->guard, rvd_sys_now_us(), nonce);
     cfg.group = &p->groups[p->next_loop++ % p->loop_count];
     pthread_mutex_unlock(&p->own.lock);
-    revdial_session *s = rvd_stream_session_new(&cfg, err);
-    if (s) rvd_proxy_member_init(s, peer);
-    return s;
+    revdial_session *s = r < 0 ? NULL : rvd_stream_session_new(&cfg, err);
+    if (s) {
+        rvd_proxy_member_init(s, peer);
+        return s;
+    }
+    pthread_mutex_lock(&p->own.lock);
+    p->pending--;
+    pthread_mutex_unlock(&p->own.lock);
+    return NULL;
 }
 
 // Sends a new session to its loop, with the bytes that were read early. Takes over the fd and s.
@@ -22252,13 +22261,6 @@ static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_pr
     return code;
 }
 
-static void rvd_proxy_pending_undo(revdial_proxy *p)
-{
-    pthread_mutex_lock(&p->own.lock);
-    p->pending--;
-    pthread_mutex_unlock(&p->own.lock);
-}
-
 // Starts a session on a connection that has its place. Closes the connection if that fails.
 static void rvd_proxy_begin(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
@@ -22269,7 +22271,6 @@ static void rvd_proxy_begin(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
         return;
     }
     rvd_proxy_log(p, RVD_LOG_SESSION_REFUSED, REVDIAL_LOG_WARN, err.msg);
-    rvd_proxy_pending_undo(p);
     rvd_sys_close(fd);
 }
 
@@ -22654,10 +22655,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
         return rvd_proxy_attach_refuse(p, fd, how, err);
     }
     revdial_session *s = rvd_proxy_session_new(p, fd, &peer, how, err);
-    if (!s) {
-        rvd_proxy_pending_undo(p);
-        return rvd_proxy_attach_refuse(p, fd, how, err);
-    }
+    if (!s) return rvd_proxy_attach_refuse(p, fd, how, err);
     if (how->upgraded) {
         RVD_BASE_JOIN(s->name, sizeof s->name, how->name);
         RVD_BASE_JOIN(s->instance, sizeof s->instance, how->instance);
@@ -24718,14 +24716,6 @@ static int rvd_proxy_expose_check(const revdial_expose *x, revdial_err *err)
     return rvd_proxy_dial_check(x->name, &x->dial, err);
 }
 
-// Says which port of the config is wrong. Returns REVDIAL_EINVAL.
-static int rvd_proxy_fail_in(revdial_err *err, size_t i)
-{
-    char where[32];
-    RVD_BASE_JOIN(where, sizeof where, "exposes[", RVD_BASE_NUMBER(i), "].");
-    return rvd_stream_fail_in(err, where);
-}
-
 // The first thing that is wrong, or NULL.
 static const char *rvd_proxy_config_problem(const revdial_proxy_config *cfg)
 {
@@ -24750,7 +24740,8 @@ static int rvd_proxy_config_check(const revdial_proxy_config *cfg, revdial_err *
     if (cfg->credential_count && rvd_proxy_rows_check(cfg->credentials, cfg->credential_count, err))
         return REVDIAL_EINVAL;
     for (size_t i = 0; i < cfg->expose_count; i++)
-        if (rvd_proxy_expose_check(&cfg->exposes[i], err)) return rvd_proxy_fail_in(err, i);
+        if (rvd_proxy_expose_check(&cfg->exposes[i], err))
+            return rvd_proxy_fail_in(err, "exposes", i, "].");
     return REVDIAL_OK;
 }
 
@@ -25098,18 +25089,6 @@ int64_t revdial_proxy_expose(revdial_proxy *p, const revdial_expose *x, revdial_
     return rvd_stream_fail(err, (int)id, 0, RVD_PROXY_STOPS);
 }
 
-// Before the threads start: everything that can still be undone by freeing.
-static int rvd_proxy_prepare(revdial_proxy *p, const revdial_proxy_config *cfg, revdial_err *err)
-{
-    int code = REVDIAL_OK, r = rvd_sys_random(&p->guard.seed, sizeof p->guard.seed);
-    if (r == 0) r = rvd_sys_random(p->guard.key, sizeof p->guard.key);
-    if (r < 0) code = rvd_stream_fail_sys(err, r, "no randomness");
-    if (!code) code = rvd_proxy_config_copy(p, cfg, err);
-    if (!code) code = rvd_proxy_loops_open(p, err);
-    if (!code) code = rvd_proxy_listen_all(p, err);
-    return code;
-}
-
 // Refuses now what each session would refuse.
 static int rvd_proxy_probe(revdial_proxy *p, revdial_err *err)
 {
@@ -25145,7 +25124,11 @@ static revdial_proxy *rvd_proxy_new(const revdial_proxy_config *cfg, revdial_err
                                 rvd_sys_fds_max() / 4);
     p->queue_task.run = rvd_proxy_on_queue_task;
     p->queue_timer.run = rvd_proxy_on_queue_timer;
-    if (rvd_owner_open(&p->own, &p->cfg.common, "no mutex or no memory for the proxy", err) == 0)
+    int r = rvd_sys_random(&p->guard.seed, sizeof p->guard.seed);
+    if (r == 0) r = rvd_sys_random(p->guard.key, sizeof p->guard.key);
+    if (r < 0)
+        rvd_stream_fail_sys(err, r, "no randomness");
+    else if (!rvd_owner_open(&p->own, &p->cfg.common, "no mutex or no memory for the proxy", err))
         return p;
     rvd_base_free(&heap, p, sizeof *p);
     return NULL;
@@ -25174,7 +25157,8 @@ static int rvd_proxy_address_check(revdial_proxy *p, const revdial_expose *x, co
     rvd_sys_endpoint e;
     if (rvd_proxy_listen_number(text) >= 0 || rvd_sys_addr_split(text, 0, &e, err) == 0)
         return REVDIAL_OK;
-    return x ? rvd_proxy_fail_in(err, (size_t)(x - p->cfg.exposes)) : REVDIAL_EINVAL;
+    if (!x) return REVDIAL_EINVAL;
+    return rvd_proxy_fail_in(err, "exposes", (size_t)(x - p->cfg.exposes), "].");
 }
 
 int revdial_proxy_check(const revdial_proxy_config *cfg, revdial_err *err)
@@ -25198,11 +25182,11 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
     if (rvd_proxy_config_check(cfg, err)) return NULL;
     revdial_proxy *p = rvd_proxy_new(cfg, err);
     if (!p) return NULL;
-    if (rvd_proxy_prepare(p, cfg, err) || rvd_proxy_probe(p, err) || rvd_proxy_start(p, err)) {
-        rvd_proxy_free(p);
-        return NULL;
-    }
-    return p;
+    if (!rvd_proxy_config_copy(p, cfg, err) && !rvd_proxy_loops_open(p, err) &&
+        !rvd_proxy_listen_all(p, err) && !rvd_proxy_probe(p, err) && !rvd_proxy_start(p, err))
+        return p;
+    rvd_proxy_free(p);
+    return NULL;
 }
 
 // ================================================================================================
