@@ -20965,7 +20965,8 @@ typedef struct rvd_proxy_queued {
 
 struct revdial_proxy {
     rvd_owner own;
-    // Set before start, then read-only.
+    // Set before start, then read-only, except what may be replaced: `auth` and the limits of
+    // sessions are guarded by own.lock.
     revdial_proxy_config cfg;
     rvd_base_arena texts;  // of cfg
     rvd_loop **loops;
@@ -20987,8 +20988,6 @@ struct revdial_proxy {
 
     // Guarded by own.lock.
     rvd_auth_table *table;
-    revdial_auth_fn *auth;
-    void *auth_ud;
     rvd_auth_guard guard;   // its key and seed are set before start
     rvd_base_link waiting;  // sessions whose request is not complete, or is queued, by age
     uint32_t waiting_of[RVD_AUTH_BUCKETS];  // by the bucket of their block
@@ -21614,7 +21613,7 @@ static unsigned rvd_proxy_schemes(revdial_proxy *p)
 {
     unsigned schemes = p->cfg.auth_schemes;
     pthread_mutex_lock(&p->own.lock);
-    if (!schemes && !p->auth) schemes = p->table->schemes;
+    if (!schemes && !p->cfg.auth) schemes = p->table->schemes;
     if (!schemes && p->cfg.auth_after_table)
         schemes = p->table->schemes | REVDIAL_AUTH_BEARER | REVDIAL_AUTH_BASIC;
     pthread_mutex_unlock(&p->own.lock);
@@ -21689,9 +21688,7 @@ static void rvd_proxy_auth_free(rvd_proxy_auth *a)
     m->check = NULL;
     rvd_proxy_auth_next(s->owner, a);
     if (m->is_down) rvd_proxy_forget(s);
-    rvd_stream_lock(s);
-    rvd_base_free(&s->heap, a, sizeof *a);
-    rvd_stream_unlock(s);
+    rvd_owner_free(&((revdial_proxy *)s->owner)->own, a, sizeof *a);
     rvd_stream_work_end(s->group->work);
     revdial_session_unref(s);
 }
@@ -21719,25 +21716,18 @@ static void rvd_proxy_on_expiry(rvd_loop_timer *t)
     revdial_session_drain(s, RVD_PROXY_EXPIRED_MS);
 }
 
-// The identity that the hook has written; or where the table comes first, what a row would give.
-static void rvd_proxy_identity_set(revdial_session *s, rvd_proxy_auth *a)
-{
-    const revdial_proxy *p = s->owner;
-    const rvd_proxy_member *m = s->member;
-    a->identity[sizeof a->identity - 1] = '\0';
-    if (!a->identity[0] && p->cfg.auth_after_table)
-        rvd_auth_identity_of(&p->guard, &m->auth, a->identity);
-    RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
-}
-
 static void rvd_proxy_auth_done(rvd_loop_task *task)
 {
     rvd_proxy_auth *a = RVD_BASE_OWNER(task, rvd_proxy_auth, task);
     revdial_session *s = a->session;
+    const revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
     if (s->state == RVD_STREAM_HANDSHAKE) {
-        rvd_proxy_identity_set(s, a);
+        a->identity[sizeof a->identity - 1] = '\0';
         a->group[sizeof a->group - 1] = a->label[sizeof a->label - 1] = '\0';
+        if (!a->identity[0] && p->cfg.auth_after_table)  // what a row would give
+            rvd_auth_identity_of(&p->guard, &m->auth, a->identity);
+        RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
         if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_proxy_label_set(s, a->label))
             a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
         if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_auth_quota_problem(&a->quota))
@@ -21781,10 +21771,7 @@ static void rvd_proxy_ask(revdial_session *s, revdial_auth_fn *hook, void *ud)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    rvd_proxy_auth *a;
-    rvd_stream_lock(s);
-    a = rvd_base_alloc(&s->heap, sizeof *a);
-    rvd_stream_unlock(s);
+    rvd_proxy_auth *a = rvd_owner_alloc(&p->own, sizeof *a);
     if (!a) {
         rvd_proxy_verdict(s, REVDIAL_VERDICT_UNAVAILABLE);
         return;
@@ -21839,7 +21826,7 @@ static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_r
     revdial_proxy *p = s->owner;
     revdial_auth_req kept = *req;
     pthread_mutex_lock(&p->own.lock);
-    if (!p->auth) kept.header_count = 0;  // the table does not look at them
+    if (!p->cfg.auth) kept.header_count = 0;  // the table does not look at them
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_request_keep(m, &kept);
     if (rvd_base_arena_open(&m->texts, &s->heap)) rvd_proxy_request_keep(m, &kept);
@@ -21875,8 +21862,8 @@ static void rvd_proxy_on_auth(revdial_session *s)
     pthread_mutex_lock(&p->own.lock);
     rvd_proxy_waiting_end_locked(p, m);
     m->guess = guess;  // while it waits, other threads look for the busiest block
-    revdial_auth_fn *check = p->auth;
-    void *ud = p->auth_ud;
+    revdial_auth_fn *check = p->cfg.auth;
+    void *ud = p->cfg.auth_ud;
     if (!m->texts.at)
         verdict = REVDIAL_VERDICT_UNAVAILABLE;  // out of memory for the request
     else if (m->auth.digest && !rvd_auth_nonce_take(&p->guard, m->auth.digest, now_us))
@@ -24106,24 +24093,17 @@ static void rvd_proxy_routes_hurry(rvd_proxy_listener *l)
     pthread_mutex_unlock(&p->own.lock);
 }
 
-// Of the clients that have no decision yet, or were refused and have not closed, the one that has
-// been silent for longest: the hook's calls keep the list in that order. NULL: there is none.
-static rvd_proxy_route *rvd_proxy_route_oldest(rvd_proxy_listener *l)
-{
-    RVD_BASE_EACH (rvd_proxy_route, r, &l->routed, link) {
-        if (r->state == RVD_PROXY_READING || r->state >= RVD_PROXY_REFUSING) return r;
-    }
-    return NULL;
-}
-
-// The port is full. If others wait in the kernel's queue, the client that has been silent for
-// longest makes room, so that silent clients cannot close a port.
+// The port is full. If others wait in the kernel's queue, one client makes room, so that silent
+// clients cannot close a port: of those that have no decision yet, or were refused and have not
+// closed, the one that has been silent for longest. The hook's calls keep the list in that order.
 //   returns  1, or 0: nobody does yet
 static int rvd_proxy_route_yield(rvd_proxy_listener *l)
 {
     rvd_loop *loop = l->proxy->loops[0];
     struct pollfd queue = {l->io.fd, POLLIN, 0};
-    rvd_proxy_route *r = rvd_proxy_route_oldest(l);
+    rvd_proxy_route *r = NULL;
+    RVD_BASE_EACH (rvd_proxy_route, each, &l->routed, link)
+        if (!r && (each->state == RVD_PROXY_READING || each->state >= RVD_PROXY_REFUSING)) r = each;
     if (!r) return 0;
     if (rvd_sys_poll(&queue, 1, 0) == 0) {
         l->io.ready &= ~(unsigned)RVD_LOOP_READ;
@@ -24366,8 +24346,8 @@ void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *auth, void *a
 {
     if (rvd_owner_is_child(&p->own)) return;
     pthread_mutex_lock(&p->own.lock);
-    p->auth = auth;
-    p->auth_ud = auth_ud;
+    p->cfg.auth = auth;
+    p->cfg.auth_ud = auth_ud;
     pthread_mutex_unlock(&p->own.lock);
 }
 
@@ -24823,8 +24803,6 @@ static int rvd_proxy_config_copy(revdial_proxy *p, const revdial_proxy_config *c
     p->own.handler = cfg->on_stream;
     p->own.shares_handlers = 1;
     p->own.ud = cfg->ud;
-    p->auth = cfg->auth;
-    p->auth_ud = cfg->auth_ud;
     rvd_proxy_texts_keep(p, cfg);
     if (!rvd_base_arena_open(&p->texts, &p->own.heap)) return rvd_proxy_nomem(err);
     rvd_proxy_texts_keep(p, cfg);
@@ -24884,14 +24862,6 @@ static int rvd_proxy_takes_ipv4(revdial_proxy *p, const rvd_sys_endpoint *e, con
         if (rvd_proxy_may_be_ipv4(l->address, strlen(l->address), e->port)) takes = 0;
     pthread_mutex_unlock(&p->own.lock);
     return takes;
-}
-
-// The reason in plain words, where the system's text says little.
-static const char *rvd_proxy_listen_why(int error)
-{
-    if (error == -EADDRNOTAVAIL) return "cannot listen there: this machine has no such address";
-    if (error == -EADDRINUSE) return "cannot listen there: the address is in use";
-    return "cannot listen there";
 }
 
 // Converts the address of a port. A host name is looked up, which an I/O thread must not wait for.
@@ -24972,10 +24942,14 @@ static int rvd_proxy_listen(rvd_proxy_listener *l, const char *text, revdial_err
     rvd_sys_addr_split(text, 0, &e, NULL);
     how.takes_ipv4 = rvd_proxy_takes_ipv4(l->proxy, &e, &at);
     l->io.fd = rvd_sys_listen_as(&at, RVD_PROXY_BACKLOG, how);
-    if (l->io.fd < 0) {
-        rvd_sys_fail(err, REVDIAL_ESYS, -l->io.fd, text, rvd_proxy_listen_why(l->io.fd));
-        return REVDIAL_ESYS;
-    }
+    // The reason in plain words, where the system's text says little.
+    if (l->io.fd < 0)
+        return rvd_sys_fail(err, REVDIAL_ESYS, -l->io.fd, text,
+                            l->io.fd == -EADDRNOTAVAIL
+                                ? "cannot listen there: this machine has no such address"
+                            : l->io.fd == -EADDRINUSE
+                                ? "cannot listen there: the address is in use"
+                                : "cannot listen there");
     if (e.kind == RVD_SYS_UNIX) RVD_BASE_JOIN(l->unlink, sizeof l->unlink, e.host);
     rvd_proxy_listener_set_address(l);
     return REVDIAL_OK;
