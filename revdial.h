@@ -22218,14 +22218,20 @@ static revdial_session *rvd_proxy_victim_locked(revdial_proxy *p, int is_own)
 // even a connection of its own source that makes progress may be dropped for it.
 enum rvd_proxy_want { RVD_PROXY_COMES, RVD_PROXY_WAITED, RVD_PROXY_MUST };
 
+static size_t rvd_proxy_bucket_of(const revdial_proxy *p, const rvd_sys_addr *peer)
+{
+    return rvd_auth_bucket(&p->guard, rvd_auth_peer_block(rvd_proxy_peer_key(peer)));
+}
+
 // Counts a connection that has not authenticated. The last places are kept from the busiest source.
 //   returns  0; REVDIAL_EAGAIN: no place is free now; REVDIAL_ECLOSED: the proxy drains or closes
-static int rvd_proxy_pending_begin(revdial_proxy *p, uint64_t block, enum rvd_proxy_want want)
+static int rvd_proxy_pending_begin(revdial_proxy *p, const rvd_sys_addr *peer,
+                                   enum rvd_proxy_want want)
 {
     unsigned most = rvd_proxy_or(p->cfg.max_pending, 512), others = most / 32 * RVD_PROXY_OTHERS;
     revdial_session *victim = NULL;
     int code = REVDIAL_OK, is_own, is_busiest;
-    size_t bucket = rvd_auth_bucket(&p->guard, block);
+    size_t bucket = rvd_proxy_bucket_of(p, peer);
     pthread_mutex_lock(&p->own.lock);
     is_own = rvd_proxy_is_busy_locked(p, bucket);
     is_busiest = rvd_proxy_is_busiest_locked(p, bucket) && p->blocks_at[p->most_waiting] == 1;
@@ -22285,11 +22291,6 @@ static void rvd_proxy_queue_set(revdial_proxy *p, size_t count)
                            rvd_loop_now(p->loops[0]) + RVD_PROXY_QUEUE_US);
 }
 
-static uint64_t rvd_proxy_queued_block(const rvd_proxy_queued *q)
-{
-    return rvd_auth_peer_block(rvd_proxy_peer_key(&q->peer));
-}
-
 // Takes it out of the queue. Returns its descriptor.
 static int rvd_proxy_queued_take(rvd_proxy_queued *q)
 {
@@ -22318,7 +22319,7 @@ static int rvd_proxy_queue_admit(revdial_proxy *p)
 {
     rvd_proxy_queued *q = RVD_BASE_OWNER(p->spoken.next, rvd_proxy_queued, link);
     rvd_sys_addr peer = q->peer;
-    int code = rvd_proxy_pending_begin(p, rvd_proxy_queued_block(q), RVD_PROXY_WAITED);
+    int code = rvd_proxy_pending_begin(p, &q->peer, RVD_PROXY_WAITED);
     if (code == REVDIAL_EAGAIN) return code;
     if (code)
         rvd_proxy_refuse(p, rvd_proxy_queued_take(q));
@@ -22366,8 +22367,7 @@ static int rvd_proxy_queue_yield(revdial_proxy *p)
     pthread_mutex_lock(&p->own.lock);
     for (int i = 0; !found && i < RVD_PROXY_QUEUE_LOOKS && l != &p->silent; i++, l = l->next) {
         rvd_proxy_queued *q = RVD_BASE_OWNER(l, rvd_proxy_queued, link);
-        size_t bucket = rvd_auth_bucket(&p->guard, rvd_proxy_queued_block(q));
-        if (rvd_proxy_is_busy_locked(p, bucket)) found = q;
+        if (rvd_proxy_is_busy_locked(p, rvd_proxy_bucket_of(p, &q->peer))) found = q;
     }
     pthread_mutex_unlock(&p->own.lock);
     if (found) rvd_proxy_refuse(p, rvd_proxy_queued_take(found));
@@ -22398,10 +22398,9 @@ static int rvd_proxy_enqueue(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 
 static void rvd_proxy_accept(revdial_proxy *p, int fd, const rvd_sys_addr *peer)
 {
-    uint64_t block = rvd_auth_peer_block(rvd_proxy_peer_key(peer));
-    int code = rvd_proxy_pending_begin(p, block, RVD_PROXY_COMES);
+    int code = rvd_proxy_pending_begin(p, peer, RVD_PROXY_COMES);
     if (code == REVDIAL_EAGAIN && rvd_proxy_enqueue(p, fd, peer)) return;
-    if (code == REVDIAL_EAGAIN) code = rvd_proxy_pending_begin(p, block, RVD_PROXY_MUST);
+    if (code == REVDIAL_EAGAIN) code = rvd_proxy_pending_begin(p, peer, RVD_PROXY_MUST);
     if (!code)
         rvd_proxy_begin(p, fd, peer);
     else
@@ -22456,10 +22455,9 @@ static void rvd_proxy_crowd_unref(rvd_proxy_listener *l)
 {
     rvd_owner *own = &l->proxy->own;
     rvd_proxy_crowd *crowd = l->crowd;
-    unsigned left = 1;
     if (!crowd) return;
     pthread_mutex_lock(&own->lock);
-    left = --crowd->refs;
+    unsigned left = --crowd->refs;
     pthread_mutex_unlock(&own->lock);
     if (left) return;
     for (size_t i = 0; i < RVD_PROXY_SOURCES; i++) {
@@ -22494,9 +22492,8 @@ static int rvd_proxy_route_yield(rvd_proxy_listener *l);
 static unsigned rvd_proxy_accepts(rvd_proxy_listener *l)
 {
     if (!l->id) return RVD_PROXY_ACCEPTS;
-    unsigned most = rvd_proxy_or(l->expose.max_waiting, RVD_PROXY_CLIENTS_WAITING);
     pthread_mutex_lock(&l->proxy->own.lock);
-    unsigned left = l->waiting < most ? most - l->waiting : 0;
+    unsigned most = l->expose.max_waiting, left = l->waiting < most ? most - l->waiting : 0;
     l->is_full = left == 0;
     pthread_mutex_unlock(&l->proxy->own.lock);
     if (left == 0) left = (unsigned)rvd_proxy_route_yield(l);
@@ -22634,8 +22631,7 @@ int revdial_proxy_attach(revdial_proxy *p, int fd, const revdial_attach_opts *ho
     if (!how) how = &none;
     if (rvd_proxy_attach_check(p, fd, how, &peer, err))
         return rvd_proxy_attach_refuse(p, fd, how, err);
-    code =
-        rvd_proxy_pending_begin(p, rvd_auth_peer_block(rvd_proxy_peer_key(&peer)), RVD_PROXY_MUST);
+    code = rvd_proxy_pending_begin(p, &peer, RVD_PROXY_MUST);
     if (code) {
         code = code == REVDIAL_EAGAIN ? REVDIAL_ELIMIT : code;
         rvd_stream_fail(err, code, 0, revdial_strerror(code));
@@ -23760,11 +23756,6 @@ static int rvd_proxy_route_check(const rvd_proxy_route *r, const revdial_route *
     return rvd_proxy_dial_check(q->name, &opts, err);
 }
 
-static size_t rvd_proxy_route_max(const revdial_expose *x)
-{
-    return x->route_bytes_max ? x->route_bytes_max : RVD_PROXY_ROUTE_BYTES;
-}
-
 // Returns 0, or REVDIAL_E* and why. Then it has not begun; if it has, r may be gone.
 static int rvd_proxy_route_dial_start(rvd_proxy_route *r, const char *name,
                                       const revdial_dial_opts *opts, revdial_err *err)
@@ -23833,14 +23824,13 @@ static int rvd_proxy_route_dial(rvd_proxy_route *r, revdial_route *q)
 // The hook wants more. Returns 0 if r is gone.
 static int rvd_proxy_route_more(rvd_proxy_route *r, const revdial_route *q)
 {
-    const revdial_expose *x = &r->listener->expose;
     rvd_owner *o = &r->listener->proxy->own;
     size_t left = q->len - q->used;
     r->is_seen = left == 0 || q->used == 0;
     if (r->is_end && r->is_seen)
         return rvd_proxy_route_fail(r, REVDIAL_EREFUSED, 0,
                                     "the client finished before a decision");
-    if (r->is_seen && r->got >= rvd_proxy_route_max(x))
+    if (r->is_seen && r->got >= r->listener->expose.route_bytes_max)
         return rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "no decision after so many bytes");
     r->in.len = 0;
     if (!left) rvd_proxy_bytes_drop(o, &r->in, 0);
@@ -23970,9 +23960,8 @@ static int rvd_proxy_route_input(rvd_proxy_route *r, const uint8_t *data, size_t
 // Reads once. Returns 0 to stop for now, or when r is gone.
 static int rvd_proxy_route_read(rvd_proxy_route *r)
 {
-    const revdial_expose *x = &r->listener->expose;
     uint8_t *buf = r->listener->proxy->loops[0]->buf;  // the loop's, and it is not reading now
-    size_t have = r->in.len, room = rvd_proxy_route_max(x) - r->got;
+    size_t have = r->in.len, room = r->listener->expose.route_bytes_max - r->got;
     if (have) memcpy(buf, r->in.at, have);
     if (have && !r->is_seen && !r->wants_header) return rvd_proxy_route_decide(r, buf, have);
     if (!(r->io.ready & RVD_LOOP_READ)) return 0;
@@ -24172,11 +24161,9 @@ static void rvd_proxy_route_plain(rvd_proxy_route *r, int family)
 
 static void rvd_proxy_route_begin(rvd_proxy_route *r)
 {
-    const revdial_expose *x = &r->listener->expose;
     rvd_loop *loop = r->listener->proxy->loops[0];
-    int64_t ms = x->route_timeout_ms ? x->route_timeout_ms : RVD_PROXY_ROUTE_MS;
-    if (rvd_loop_add(loop, &r->io) < 0 ||
-        rvd_loop_timer_set(loop, &r->timer, r->since_us + ms * 1000) < 0) {
+    int64_t until_us = r->since_us + (int64_t)r->listener->expose.route_timeout_ms * 1000;
+    if (rvd_loop_add(loop, &r->io) < 0 || rvd_loop_timer_set(loop, &r->timer, until_us) < 0) {
         rvd_proxy_route_fail(r, REVDIAL_ENOMEM, 0, "the loop cannot watch the client");
         return;
     }
@@ -24749,6 +24736,9 @@ static void rvd_proxy_listener_keep(rvd_base_arena *a, rvd_proxy_listener *l,
     l->trusted = rvd_proxy_nets_keep(a, x->trusted_proxies, &l->trusted_count);
     l->allowed = rvd_proxy_nets_keep(a, x->allow_from, &l->allowed_count);
     l->expose.trusted_proxies = l->expose.allow_from = NULL;
+    l->expose.max_waiting = rvd_proxy_or(x->max_waiting, RVD_PROXY_CLIENTS_WAITING);
+    if (!x->route_bytes_max) l->expose.route_bytes_max = RVD_PROXY_ROUTE_BYTES;
+    if (!x->route_timeout_ms) l->expose.route_timeout_ms = RVD_PROXY_ROUTE_MS;
 }
 
 // For clients, or for backends if x is NULL. Returns NULL without memory.
