@@ -21486,14 +21486,11 @@ static void rvd_proxy_on_verdict(rvd_loop_timer *t)
                   "no answer, and its machine has connected again");
 }
 
-// For the log: name and identity, as far as they are known.
+// For the log.
 static void rvd_proxy_note_refused(revdial_session *s)
 {
-    const rvd_proxy_member *m = s->member;
-    const revdial_identity *tls = m->auth.tls;
-    if (!s->name[0]) RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
-    if (!s->instance[0]) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
-    if (s->identity[0] || !tls || !tls->verified) return;
+    const revdial_identity *tls = ((const rvd_proxy_member *)s->member)->auth.tls;
+    if (s->identity[0] || !tls) return;
     RVD_BASE_JOIN(s->identity, sizeof s->identity, tls->san[0] ? tls->san : tls->subject);
 }
 
@@ -21504,7 +21501,7 @@ static void rvd_proxy_count_refused_locked(revdial_proxy *p, const revdial_auth_
     const int is_denied = verdict == REVDIAL_VERDICT_FORBIDDEN;
     revdial_stats *stats = &p->own.stats;
     unsigned scheme = req->scheme, place = 0;
-    if (!scheme && req->tls && req->tls->verified) scheme = REVDIAL_AUTH_MTLS;
+    if (!scheme && req->tls) scheme = REVDIAL_AUTH_MTLS;
     while (scheme >> (place + 1)) place++;
     stats->handshakes_refused++;
     stats->auth_failures += req->scheme && (is_wrong || is_denied);
@@ -21530,7 +21527,6 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     if (!verdict) rvd_auth_remember(&p->guard, &m->guess, now_us);
     if (!verdict && !s->name[0]) verdict = REVDIAL_VERDICT_BAD_REQUEST;
     if (!verdict && table && table != p->table) verdict = REVDIAL_VERDICT_UNAVAILABLE;
-    if (!verdict) RVD_BASE_JOIN(s->instance, sizeof s->instance, m->auth.instance);
     if (!verdict) verdict = rvd_auth_verdict(rvd_proxy_register_locked(p, s, &old));
     if (old) {
         int64_t last_us = ((const rvd_proxy_member *)old->member)->replaced_us;
@@ -21734,7 +21730,6 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
             a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
         rvd_proxy_holder_set(s, a->group);
         m->base.quota = a->quota;
-        RVD_BASE_JOIN(s->name, sizeof s->name, m->auth.name);
         if (a->verdict == REVDIAL_VERDICT_ADMIT)
             a->verdict = rvd_proxy_expiry_begin(s, a->expires_ms);
         rvd_proxy_admit(s, a->verdict, NULL);
@@ -21832,6 +21827,8 @@ static void rvd_proxy_on_request_locked(revdial_session *s, const revdial_auth_r
     if (rvd_base_arena_open(&m->texts, &s->heap)) rvd_proxy_request_keep(m, &kept);
     m->auth.peer = s->peer;
     m->auth.tls = s->transport && s->transport->peer.verified ? &s->transport->peer : NULL;
+    RVD_BASE_JOIN(s->name, sizeof s->name, req->name);
+    RVD_BASE_JOIN(s->instance, sizeof s->instance, req->instance);
 }
 
 // The table decides. hook: about what it does not know; NULL = nobody does.
@@ -22919,7 +22916,8 @@ typedef struct rvd_proxy_dial {
     int is_cancelled;          // guarded by the proxy's lock
     revdial_session *session;  // that was picked, with a reference
     int is_asked;
-    int is_over, is_told;      // if its task has yet to run then, that frees it
+    int is_over;               // its loop tells of it, or the one that watches its client
+    int is_told;               // if its task has yet to run, that frees it
     rvd_proxy_pick pick;
     revdial_dial_opts opts;  // its strings are in `texts`
     rvd_proxy_route *route;  // the client that it is for; NULL: the application dials, with:
@@ -23047,10 +23045,8 @@ static void rvd_proxy_dial_done(rvd_stream_dial *dial)
         revdial_close(dial->st);
         dial->st = NULL;
         rvd_stream_dial_note(dial, REVDIAL_ECLOSED, 0, "the dial was cancelled");
-        rvd_proxy_dial_end(d);
-        return;
     }
-    if (!rvd_proxy_may_retry(d->proxy, &d->pick, dial, s)) {
+    if (is_cancelled || !rvd_proxy_may_retry(d->proxy, &d->pick, dial, s)) {
         rvd_proxy_dial_end(d);
         return;
     }
