@@ -26459,24 +26459,28 @@ static void rvd_agent_link_stop(rvd_agent_link *l, const revdial_err *why)
     rvd_agent_check_over(a);
 }
 
+static int64_t rvd_agent_backoff_min_ms(const revdial_agent_config *cfg)
+{
+    return cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
+}
+
 // Full jitter: anything from 0 to a bound that doubles, so that a thousand agents do not come back
 // in step.
 static int rvd_agent_backoff_ms(rvd_agent_link *l)
 {
     const revdial_agent_config *cfg = &l->agent->cfg;
-    int64_t least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
     int64_t most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
-    int64_t bound = least;
+    int64_t bound = rvd_agent_backoff_min_ms(cfg);
     for (unsigned i = 1; i < l->failures && bound < most; i++) bound *= 2;
     if (bound > most) bound = most;
     return (int)(rvd_agent_random(l->agent) % (uint64_t)(bound + 1));
 }
 
-// After a session that was up for RVD_AGENT_STEADY_US the count of failures begins anew.
-static void rvd_agent_count_failure(rvd_agent_link *l)
+// After a session that was up for steady_us the count of failures begins anew.
+static void rvd_agent_count_failure(rvd_agent_link *l, int64_t steady_us)
 {
     int64_t now = rvd_loop_now(l->agent->loop);
-    if (l->is_up && now - l->up_us >= RVD_AGENT_STEADY_US) l->failures = 0;
+    if (l->is_up && now - l->up_us >= steady_us) l->failures = 0;
     l->is_up = 0;
     l->failures++;
 }
@@ -26567,7 +26571,8 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
         rvd_agent_link_stop(l, a->stopping ? NULL : why);
         return;
     }
-    if (!retry_after_ms) rvd_agent_count_failure(l);  // Retry-After is no failure of the proxy
+    // Retry-After is no failure of the proxy.
+    if (!retry_after_ms) rvd_agent_count_failure(l, RVD_AGENT_STEADY_US);
     wait_ms = rvd_agent_backoff_ms(l);
     if (l->auth_failures ||
         was_replaced) {  // a secret does not mend in a second, nor do two agents
@@ -27206,10 +27211,16 @@ static void rvd_agent_on_goaway(revdial_session *s)
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->member;
     rvd_agent_link *l = m->owner;
+    revdial_engine_info info;
+    rvd_stream_lock(s);
+    revdial_engine_get_info(s->engine, &info);
+    rvd_stream_unlock(s);
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!rvd_agent_let_go(m)) return;
     rvd_agent_log_link(l, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, "the proxy is going away");
-    rvd_agent_count_failure(l);  // or two agents of one instance would replace each other for ever
+    // That is no failure in a row, however often a proxy is upgraded, unless the session carried
+    // nothing and did not even last as long as the first wait.
+    rvd_agent_count_failure(l, info.streams_opened ? 0 : rvd_agent_backoff_min_ms(&a->cfg) * 1000);
     if (a->stopping) {
         rvd_agent_link_stop(l, NULL);
         return;
@@ -27534,7 +27545,7 @@ static int rvd_agent_is_host(const char *host)
 // What is wrong with the numbers of a config, or NULL.
 static const char *rvd_agent_numbers_problem(const revdial_agent_config *cfg)
 {
-    int least = cfg->backoff_min_ms ? cfg->backoff_min_ms : RVD_AGENT_BACKOFF_MIN_MS;
+    int64_t least = rvd_agent_backoff_min_ms(cfg);
     int most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
     if (cfg->proxy_protocol < 0 || cfg->proxy_protocol > 2) return "proxy_protocol: not 0, 1 or 2";
     if (cfg->backoff_min_ms < 0) return "backoff_min_ms: negative";

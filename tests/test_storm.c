@@ -126,7 +126,7 @@ static void storm_fail(storm *w, int at, int was_up)
     w->link->failures = a->failures;
     w->link->is_up = was_up;
     w->link->up_us = w->loop.now_us - (w->cfg.is_steady ? RVD_AGENT_STEADY_US : 0);
-    rvd_agent_count_failure(w->link);
+    rvd_agent_count_failure(w->link, RVD_AGENT_STEADY_US);
     wait_ms = rvd_agent_backoff_ms(w->link);
     if (!w->cfg.has_jitter) wait_ms = RVD_AGENT_BACKOFF_MIN_MS;
     a->failures = w->link->failures;
