@@ -3,7 +3,21 @@
 
 #include <sys/stat.h>
 
+#include <time.h>
+
 #include "test.h"
+
+// The wall clock is ahead of that of the system.
+static time_t wall_ahead_s;
+
+static int wall_gettime(clockid_t id, struct timespec *t)
+{
+    int r = clock_gettime(id, t);
+    if (id == CLOCK_REALTIME) t->tv_sec += wall_ahead_s;
+    return r;
+}
+
+#define clock_gettime wall_gettime
 
 #include "../examples/program/log.c"
 #include "../examples/program/files.c"
@@ -15,6 +29,24 @@
 #include "../examples/proxy/pick.c"
 #include "../examples/proxy/quota.c"
 #include "../examples/proxy/routes.c"
+
+TEST(F31_a_thread_that_waits_does_not_care_what_the_wall_clock_is_set_to)
+{
+    static const time_t jumps[] = {365 * 86400, -365 * 86400};
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    for (size_t i = 0; i < 2; i++) {
+        pthread_cond_t cond;
+        int64_t began_ms = fetch_now_ms();
+        wall_ahead_s = jumps[i];
+        CHECK_INT(prog_cond_open(&cond), 0);
+        pthread_mutex_lock(&lock);
+        while (prog_cond_wait(&cond, &lock, 20) == 0) continue;
+        pthread_mutex_unlock(&lock);
+        wall_ahead_s = 0;
+        CHECK(fetch_now_ms() - began_ms >= 20);
+        pthread_cond_destroy(&cond);
+    }
+}
 
 // What opening the file says; its first token in token.
 static int file_says(const char *path, char token[64], char msg[240])

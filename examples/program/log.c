@@ -272,7 +272,7 @@ void prog_log_open_as(prog_log *log, const prog_common *common)
 int prog_log_start(prog_log *log)
 {
     errno = pthread_mutex_init(&log->lock, NULL);
-    if (errno == 0) errno = pthread_cond_init(&log->changed, NULL);
+    if (errno == 0) errno = prog_cond_open(&log->changed);
     if (errno != 0) return -1;
     log->is_running = prog_thread_start(&log->thread, prog_log_run, log) == 0;
     return log->is_running ? 0 : -1;
@@ -280,15 +280,12 @@ int prog_log_start(prog_log *log)
 
 int prog_log_finish(prog_log *log, int rc)
 {
-    struct timespec until;
     int r = 0;
     if (!log->is_running) return rc;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += PROG_LOG_LAST_S;
     pthread_mutex_lock(&log->lock);
     log->is_closing = 1;
     pthread_cond_broadcast(&log->changed);
-    while (!log->is_over && r == 0) r = pthread_cond_timedwait(&log->changed, &log->lock, &until);
+    while (!log->is_over && r == 0) r = prog_cond_wait(&log->changed, &log->lock, PROG_LOG_LAST_MS);
     pthread_mutex_unlock(&log->lock);
     if (r != 0) _exit(rc);  // the thread is in a write that does not end
     pthread_join(log->thread, NULL);

@@ -32,7 +32,7 @@ enum prog_log_format { PROG_LOG_TEXT, PROG_LOG_LOGFMT, PROG_LOG_JSON };
 enum {
     PROG_LINE_SIZE = 4096,        // PIPE_BUF: lines of several writers of a pipe do not mix
     PROG_QUEUE_SIZE = 64 * 1024,  // as much as a pipe holds: a few hundred lines
-    PROG_LOG_LAST_S = 1,          // at the end, for a reader that does not read
+    PROG_LOG_LAST_MS = 1000,      // at the end, for a reader that does not read
     PROG_ANNOUNCE_MS = 1000       // for a reader of stdout: longer than a busy machine takes
 };
 
@@ -292,6 +292,11 @@ void prog_signals_block(sigset_t *before);
 void prog_signals_restore(const sigset_t *before);
 // Starts a thread that gets no signals. Returns 0, or -1 with errno.
 int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud);
+// A condition for prog_cond_wait(). Returns 0 or an error number.
+int prog_cond_open(pthread_cond_t *cond);
+// Waits for ms, which does not depend on what the wall clock is set to. Returns 0 when woken, also
+// for no reason, or ETIMEDOUT.
+int prog_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int ms);
 // Each signal writes a byte to this descriptor, so that the main thread's poll(2) returns. There is
 // one of them: the last call counts, and -1 is none. Signals that came before it have written, too.
 void prog_signals_wake(int fd);

@@ -97,6 +97,35 @@ int prog_thread_start(pthread_t *thread, void *(*run)(void *ud), void *ud)
     return errno == 0 ? 0 : -1;
 }
 
+int prog_cond_open(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    int r = pthread_condattr_init(&attr);
+    if (r != 0) return r;
+#ifndef __APPLE__  // which waits for a duration instead
+    r = pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+#endif
+    if (r == 0) r = pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+    return r;
+}
+
+int prog_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int ms)
+{
+    struct timespec until = {0, 0};
+#ifndef __APPLE__
+    clock_gettime(CLOCK_MONOTONIC, &until);
+#endif
+    until.tv_nsec += ms % 1000 * 1000000L;
+    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+#ifdef __APPLE__
+    return pthread_cond_timedwait_relative_np(cond, lock, &until);
+#else
+    return pthread_cond_timedwait(cond, lock, &until);
+#endif
+}
+
 int prog_nonblocking(int fd)
 {
     return fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 ? -1 : 0;

@@ -223,23 +223,12 @@ int peers_configure(config *c)
 int peers_open(peers *p, const config *first, revdial_proxy *proxy, prog_log *log)
 {
     errno = pthread_mutex_init(&p->lock, NULL);
-    if (errno == 0) errno = pthread_cond_init(&p->changed, NULL);
+    if (errno == 0) errno = prog_cond_open(&p->changed);
     if (errno != 0) return -1;
     p->proxy = proxy;
     p->common = &first->cli.common;
     p->log = log;
     return 0;
-}
-
-// Waits for others. Returns 0 if nothing came for so long.
-static int peers_wait_locked(peers *p, int ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += ms % 1000 * 1000000L;
-    until.tv_sec += ms / 1000 + until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    return pthread_cond_timedwait(&p->changed, &p->lock, &until) == 0;
 }
 
 // Connects to it from now on.
@@ -285,7 +274,7 @@ static void *peer_run(void *ud)
     while (one->state == PEER_NEW || one->state == PEER_RUNS) {
         if (one->state == PEER_RUNS && !one->agent) peer_start_locked(one);
         if (one->state == PEER_RUNS && !one->agent)
-            peers_wait_locked(p, AGAIN_MS);
+            prog_cond_wait(&p->changed, &p->lock, AGAIN_MS);
         else
             pthread_cond_wait(&p->changed, &p->lock);
     }
@@ -417,7 +406,7 @@ void peers_stop(peers *p, int drain_ms)
     for (peer *one = p->first; one; one = one->next) {
         while (one->state != PEER_OVER) {
             peer_hurry_locked(one, drain_ms);
-            if (peers_wait_locked(p, HURRY_MS)) continue;
+            if (prog_cond_wait(&p->changed, &p->lock, HURRY_MS) == 0) continue;
             drain_ms -= drain_ms < HURRY_MS ? drain_ms : HURRY_MS;
         }
     }

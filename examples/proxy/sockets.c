@@ -14,7 +14,7 @@
 
 #include "routes.h"
 
-enum { RETRY_S = 1 };  // until a socket that could not be opened is tried again
+enum { RETRY_MS = 1000 };  // until a socket that could not be opened is tried again
 
 static const char suffix[] = ".sock";
 
@@ -102,7 +102,7 @@ int sockets_open(sockets *s, const char *dir, revdial_err *err)
     }
     s->last = &s->first;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->changed, NULL);
+    prog_cond_open(&s->changed);
     return 0;
 }
 
@@ -254,13 +254,10 @@ static void apply_all(sockets *s, sockets_event *all)
 // Until there is something to do.
 static void wait_locked(sockets *s)
 {
-    struct timespec until;
     int r = 0, is_late = 0;
     for (size_t i = 0; i < s->name_count; i++) is_late |= s->names[i].is_tried_again;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += RETRY_S;
     while (!s->first && !s->is_changed && !s->is_closing && r == 0)
-        r = is_late ? pthread_cond_timedwait(&s->changed, &s->lock, &until)
+        r = is_late ? prog_cond_wait(&s->changed, &s->lock, RETRY_MS)
                     : pthread_cond_wait(&s->changed, &s->lock);
 }
 
