@@ -33,6 +33,8 @@ typedef struct running {
     prog_admin *admin;
     int wake[2];
     atomic_int is_over;  // by itself
+    int is_draining, drain_ms;
+    atomic_int is_drained;
     revdial_err why;     // written before it
 } running;
 
@@ -91,7 +93,7 @@ static void running_reload(running *r)
     config *next = calloc(1, sizeof *next), *old = r->now;
     int rc;
     prog_hup = 0;  // before anything is read, for the next one may come meanwhile
-    prog_notify(r->log, "RELOADING=1");
+    if (!r->is_draining) prog_notify(r->log, "RELOADING=1");
     prog_watch_begin(&r->watch, &r->now->cli);
     rc = next ? config_open(next, r->argv, r->log) : PROG_FAILED;
     if (rc < 0) rc = running_take(r, next);
@@ -104,7 +106,7 @@ static void running_reload(running *r)
     if (rc == 0) next = old == r->first ? NULL : old;
     if (next) config_close(next);
     free(next);
-    prog_notify(r->log, "READY=1");
+    if (!r->is_draining) prog_notify(r->log, "READY=1");
 }
 
 // USR2
@@ -119,7 +121,7 @@ static void running_log_status(running *r)
 // How long the main thread may sleep; -1 = until something happens.
 static int running_pause_ms(const running *r)
 {
-    int watchdog_ms = prog_watchdog_ms();
+    int watchdog_ms = r->is_draining ? 0 : prog_watchdog_ms();
     if (!r->now->cli.common.is_watching) return watchdog_ms ? watchdog_ms : -1;
     return watchdog_ms && watchdog_ms < PROG_WATCH_MS ? watchdog_ms : PROG_WATCH_MS;
 }
@@ -128,17 +130,24 @@ static int running_pause_ms(const running *r)
 static void running_watchdog(running *r)
 {
     revdial_stats stats;
-    if (prog_watchdog_ms() == 0) return;
+    if (r->is_draining || prog_watchdog_ms() == 0) return;
     revdial_agent_get_stats(r->agent, &stats);
     prog_notify(r->log, "WATCHDOG=1");
 }
 
-// Waits for the end, the agent's own or by a signal. Returns what revdial_serve() would.
-static int running_wait(running *r)
+// Is it time for what comes next: the drain, or after that the end?
+static int running_is_done(running *r)
+{
+    if (r->is_draining) return atomic_load(&r->is_drained);
+    return prog_stop || atomic_load(&r->is_over);
+}
+
+// Waits for the end, the agent's own or by a signal, and heeds other signals meanwhile.
+static void running_wait(running *r)
 {
     struct pollfd p = {r->wake[0], POLLIN, 0};
     char bytes[16];
-    while (!prog_stop && !atomic_load(&r->is_over)) {
+    while (!running_is_done(r)) {
         if (poll(&p, 1, running_pause_ms(r)) > 0)
             while (read(r->wake[0], bytes, sizeof bytes) > 0) continue;
         if (r->now->cli.common.is_watching && prog_watch_look(&r->watch, &r->now->cli))
@@ -147,7 +156,29 @@ static int running_wait(running *r)
         if (prog_usr2) running_log_status(r);
         running_watchdog(r);
     }
-    return r->why.code;
+}
+
+static void *running_drain_run(void *ud)
+{
+    running *r = ud;
+    revdial_agent_drain(r->agent, r->drain_ms);
+    atomic_store(&r->is_drained, 1);
+    running_wake(r->wake[1]);
+    return NULL;
+}
+
+// Another thread waits for what runs: this one heeds signals also now.
+static void running_drain(running *r)
+{
+    pthread_t thread;
+    r->is_draining = 1;
+    r->drain_ms = r->now->cli.common.drain_ms;
+    if (prog_thread_start(&thread, running_drain_run, r) != 0) {
+        running_drain_run(r);
+        return;
+    }
+    running_wait(r);
+    pthread_join(thread, NULL);
 }
 
 // Serves --admin while the agent works, also while it drains. Returns what revdial_serve() would.
@@ -163,10 +194,11 @@ static int running_serve(running *r, int *exit_status)
         *exit_status = PROG_FAILED;
     }
     if (!*exit_status) prog_notify(r->log, "READY=1");
-    if (!*exit_status) rc = running_wait(r);
+    if (!*exit_status) running_wait(r);
+    if (!*exit_status) rc = r->why.code;
     prog_notify(r->log, "STOPPING=1");
     forward_stop(&r->forward);
-    revdial_agent_drain(r->agent, r->now->cli.common.drain_ms);
+    running_drain(r);
     forward_close(&r->forward);
     prog_admin_stop(r->admin);
     revdial_agent_stop(r->agent, 0);

@@ -340,6 +340,8 @@ agent_drains() {
     said proxy.log 'event=session.draining.*name=web' 2 || return
     new_ones_are_refused "${exposed[0]}" || { fail "a new connection was served"; return; }
     is_running agent || { fail "the agent did not wait"; return; }
+    kill -HUP "${pid_of[agent]}" && said agent.log 'event=agent.reload.*limits' 1 &&
+        kill -USR2 "${pid_of[agent]}" && said agent.log event=status 1 || return
     download_is_whole && await_end agent 2 || return
     [ "$status" -eq 0 ] || fail "the agent ended with $status"
 }
@@ -458,7 +460,7 @@ check 'nginx sees the client by PROXY v1' proxy_header 1
 check 'nginx sees the client by PROXY v2' proxy_header 2
 check 'three agents of one name take turns' round_robin
 check 'the agent ends well' stop agent
-check 'TERM lets the download of an agent end' agent_drains
+check 'TERM lets the download of an agent end, HUP and USR2 are heeded' agent_drains
 check 'TERM lets the download of a proxy end' proxy_drains
 end_now agent
 check 'another proxy' start_web_proxy
