@@ -1544,6 +1544,13 @@ REVDIAL_API int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned fl
 //   thread   any
 REVDIAL_API void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client);
 
+// Tells how many dials for clients that routes have taken are still to come: a drain waits for
+// these, for a second at most, before it tells the backends, which then take no more. To be called
+// with 1 in the route, and with -1 once revdial_dial_async() has returned, or nothing is dialled.
+//   more     added to the number
+//   thread   any
+REVDIAL_API void revdial_proxy_expect(revdial_proxy *p, int more);
+
 // The address that the port with this id is bound to, as revdial_proxy_address() gives it.
 //   returns  its length, or REVDIAL_EINVAL: no such port, or buf too small
 //   thread   any
@@ -1637,9 +1644,9 @@ REVDIAL_API void revdial_proxy_get_stats(revdial_proxy *p, revdial_stats *out);
 
 // Stops accepting, tells the backends, and waits for the streams to end. Clients that were accepted
 // are dialled for first, where a backend is up; one whose `route` has no decision yet has a second
-// for it. Sessions whose streams have not ended at the timeout are dropped; one that drains already
-// keeps its own end if that is earlier. revdial_proxy_stop() in another thread ends the wait, with
-// REVDIAL_ETIMEDOUT.
+// for it, and so have those of revdial_proxy_expect(). Sessions whose streams have not ended at the
+// timeout are dropped; one that drains already keeps its own end if that is earlier.
+// revdial_proxy_stop() in another thread ends the wait, with REVDIAL_ETIMEDOUT.
 //   blocks   for timeout_ms
 //   returns  0 all ended, REVDIAL_ETIMEDOUT, REVDIAL_EDEADLK, REVDIAL_ECLOSED (after fork(), or the
 //            proxy is being stopped), REVDIAL_ENOMEM
@@ -21008,6 +21015,7 @@ struct revdial_proxy {
     // Dials that have yet to ask the session that was picked; and while the proxy drains, clients
     // whose bytes may still come.
     size_t coming;
+    int expected;           // dials that the application has yet to make for clients it has taken
     rvd_base_link clients;  // of rvd_proxy_route: plain ones that are dialled for, and not watched
     int64_t next_dial, last_expose;
 };
@@ -22943,7 +22951,7 @@ static void rvd_proxy_dial_free(rvd_proxy_dial *d)
 // A drain waits until all dials have asked the session that was picked for them.
 static int rvd_proxy_has_coming_locked(const revdial_proxy *p)
 {
-    return p->coming || p->has_woken_dials;
+    return p->coming || p->has_woken_dials || p->expected > 0;
 }
 
 // One has asked its session, or never will.
@@ -23332,6 +23340,15 @@ static void rvd_proxy_crowd_leave(const rvd_proxy_listener *l, const char *clien
     pthread_mutex_lock(&l->proxy->own.lock);
     rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, client);
     pthread_mutex_unlock(&l->proxy->own.lock);
+}
+
+void revdial_proxy_expect(revdial_proxy *p, int more)
+{
+    if (rvd_owner_is_child(&p->own)) return;
+    pthread_mutex_lock(&p->own.lock);
+    p->expected += more;
+    rvd_proxy_came_locked(p, 0);
+    pthread_mutex_unlock(&p->own.lock);
 }
 
 void revdial_proxy_leave(revdial_proxy *p, int64_t crowd, const char *client)
@@ -24533,6 +24550,7 @@ static int rvd_proxy_drain_sessions(revdial_proxy *p, int64_t until_us)
 //   returns  0, whatever is left at until_us, or REVDIAL_ENOMEM
 static int rvd_proxy_drain_members(revdial_proxy *p, int64_t until_us)
 {
+    const int64_t patience_us = rvd_base_sooner(until_us, rvd_sys_now_us() + RVD_PROXY_YIELD_US);
     int r = 0, code = REVDIAL_OK;
     pthread_mutex_lock(&p->own.lock);
     p->has_untold = 1;
@@ -24545,7 +24563,8 @@ static int rvd_proxy_drain_members(revdial_proxy *p, int64_t until_us)
         } else if (r || !p->own.member_count) {
             break;
         } else {
-            r = rvd_owner_wait_locked(&p->own, until_us);
+            r = rvd_owner_wait_locked(&p->own, p->expected > 0 ? patience_us : until_us);
+            if (r && p->expected > 0) r = p->expected = 0;
         }
     }
     p->drains--;

@@ -274,6 +274,7 @@ static int on_auth(void *ud, const revdial_auth_req *req, char *identity, size_t
     X(revdial_proxy_expose, ANY, call_unexpose()) \
     X(revdial_proxy_unexpose, ANY, call_unexpose()) \
     X(revdial_proxy_leave, ANY, (revdial_proxy_leave(all.w.proxy, 0, "127.0.0.1:1"), 1)) \
+    X(revdial_proxy_expect, ANY, (revdial_proxy_expect(all.w.proxy, 0), 1)) \
     X(revdial_proxy_expose_address, ANY, \
       (revdial_proxy_expose_address(all.w.proxy, 1, c->buf, 80), 1)) \
     X(revdial_proxy_attach, ANY, call_attach(c)) \

@@ -448,6 +448,48 @@ NEW_WORLD_TEST(a_client_that_was_accepted_before_a_drain_has_a_second_to_say_whe
     }
 }
 
+// Takes the client, and expects to dial for it.
+typedef struct taker {
+    world *w;
+    util_gate taken;
+    int fd;
+} taker;
+
+static int taking_route(void *ud, revdial_route *r)
+{
+    taker *t = ud;
+    t->fd = r->fd;
+    revdial_proxy_expect(t->w->proxy, 1);
+    util_gate_add(&t->taken, 1);
+    return REVDIAL_ROUTE_TAKE;
+}
+
+NEW_WORLD_TEST(a_drain_waits_for_the_dial_of_a_client_that_was_taken_for_a_second)
+{
+    for (int is_late = 0; is_late < 2; is_late++) {
+        taker t = {w, UTIL_GATE, -1};
+        draining d;
+        char at[80];
+        revdial_err err = {0};
+        revdial_expose x = {.listen = "127.0.0.1:0", .route = taking_route, .route_ud = &t};
+        w->acfg.url = NULL;
+        REQUIRE(world_open(w));
+        world_expose(w, &x, at);
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "x") && util_gate_wait(&t.taken, 1));
+        draining_start(&d, w);
+        if (is_late) UTIL_EVENTUALLY(revdial_proxy_list(w->proxy, NULL, NULL, 0) == 0);
+        revdial_stream *st = world_dial(w, "echo", 0, &err);
+        CHECK((st != NULL) == !is_late);
+        revdial_proxy_expect(w->proxy, -1);
+        revdial_close(st);
+        pthread_join(d.thread, NULL);
+        close(t.fd);
+        close(fd);
+        world_close(w);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);

@@ -97,10 +97,17 @@ void http_again(http_conn *c)
     http_link_add(&c->thread->again, &c->again);
 }
 
+void http_came(http_conn *c)
+{
+    if (c->is_expected) revdial_proxy_expect(http_proxy_of(c->thread), -1);
+    c->is_expected = 0;
+}
+
 void http_conn_free(http_conn *c)
 {
     http_thread *t = c->thread;
     if (c->phase == HTTP_GONE) return;
+    http_came(c);
     http_upstream_drop(c);
     http_side_close(&c->client);
     http_bytes_free(&c->request);
@@ -130,6 +137,14 @@ static int http_is_from(const char *client, http_text net)
     snprintf(rule, sizeof rule, "%s%.*s%s%.*s:*", is_v6 ? "[" : "", (int)len, net.at,
              is_v6 ? "]" : "", (int)(net.len - len), net.at + len);
     return revdial_target_allowed(rules, client);
+}
+
+// Before the library forgets the client.
+static void http_expect(http_conn *c)
+{
+    revdial_proxy *p = http_proxy_of(c->thread);
+    c->is_expected = p != NULL;
+    if (p) revdial_proxy_expect(p, 1);
 }
 
 static void http_wake_locked(http_thread *t)
@@ -207,6 +222,7 @@ static int http_route(void *ud, revdial_route *r)
         r->reply_len = is_full ? sizeof full - 1 : sizeof too_many - 1;
         return REVDIAL_ROUTE_REFUSE;
     }
+    http_expect(c);
     pthread_mutex_lock(&c->thread->lock);
     c->next = c->thread->arrived;
     c->thread->arrived = c;

@@ -204,6 +204,7 @@ struct http_conn {
     int is_chunked;                  // it goes on in chunks
     int may_retry, is_sent;          // the request, once more; its head has been
     int is_trusted;                  // the client: a proxy of ours
+    int is_expected;                 // a drain waits for its first dial
     int dial_timeout_ms;             // of its port, as:
     unsigned dial_flags;
     int port_pick;
@@ -258,6 +259,8 @@ int http_events_wait(http_thread *t, int patience_ms);
 // http.c
 // The time is a new one.
 void http_note_time(http_thread *t);
+// The connection's first request has been dialled for, or never will be.
+void http_came(http_conn *c);
 // Has the connection run again, after others have.
 void http_again(http_conn *c);
 void http_wait(http_conn *c, enum http_wait wait);

@@ -550,6 +550,7 @@ void http_conn_run(http_conn *c)
             http_again(c);
             return;
         }
+    if (c->phase != HTTP_HEAD) http_came(c);
 }
 
 void http_conn_start(http_conn *c)
