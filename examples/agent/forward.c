@@ -13,6 +13,7 @@ enum {
     FORWARD_DIALS = 128,  // more clients wait in the listener's queue
     FORWARD_BACKLOG = 1024,
     FORWARD_DIAL_MS = 10000,  // to wait for a session, and then for the target
+    FORWARD_TRIES = 4,        // sessions that a client's dial is made on
     FORWARD_PAUSE_MS = 100    // when there is no descriptor for a client that waits
 };
 
@@ -60,6 +61,22 @@ static void client_refuse(client *c, const revdial_err *why)
     prog_log_put(f->log, REVDIAL_LOG_WARN, "forward.failed", msg);
 }
 
+// Dials on one session after the other, as long as one drains or is lost before it has accepted:
+// none of the client's bytes has gone out by then.
+static revdial_stream *client_stream(const forward *f, const revdial_dial_opts *opts,
+                                     revdial_err *err)
+{
+    revdial_stream *st = NULL;
+    for (int i = 0; !st && i < FORWARD_TRIES; i++) {
+        revdial_session *s = revdial_agent_wait(f->agent, FORWARD_DIAL_MS, err);
+        if (!s) break;
+        st = revdial_session_dial(s, opts, err);
+        revdial_session_unref(s);
+        if (!st && err->code != REVDIAL_EDRAINING && err->code != REVDIAL_ELOST) break;
+    }
+    return st;
+}
+
 static void client_dial(client *c)
 {
     const forward *f = c->owner;
@@ -69,9 +86,7 @@ static void client_dial(client *c)
                                     .timeout_ms = FORWARD_DIAL_MS};
     const revdial_relay_opts relay = {.half_closed_ms = f->half_closed_ms};
     revdial_err err = {0};
-    revdial_session *s = revdial_agent_wait(f->agent, FORWARD_DIAL_MS, &err);
-    revdial_stream *st = s ? revdial_session_dial(s, &opts, &err) : NULL;
-    revdial_session_unref(s);
+    revdial_stream *st = client_stream(f, &opts, &err);
     if (st)
         revdial_relay(st, c->fd, c->fd, &relay);
     else

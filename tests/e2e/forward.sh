@@ -69,6 +69,33 @@ agent_ends() {
     [ ! -e "$dir/forward.sock" ] || fail 'the socket has stayed'
 }
 
+# forwarding NAME ADDRESS: a proxy
+forwarding() {
+    start "$1" "$build/revdial-proxy" --listen "$2" --token-file "$dir/tokens" \
+        --allow "${address_of[nginx]}"
+    said "$1.out" '^listening on' 5
+}
+
+# The first proxy has not answered the dial of a client yet.
+lost_proxy_is_followed() {
+    local second at
+    second=127.0.0.1:$(client port)
+    forwarding first 127.0.0.1:0 || return
+    at=$(sed 's/^listening on //' "$dir/first.out")
+    start both "$build/revdial-agent" --server "http://$at" --server "http://$second" --name web \
+        --token-file "$dir/token" --target 127.0.0.1:9 --forward "127.0.0.1:0=${address_of[nginx]}"
+    said both.log event=session.up 5 || return
+    at=$(sed -n 's/^listening on \(.*\) for .*$/\1/p' "$dir/both.out")
+    kill -STOP "${pid_of[first]}"
+    start page curl -sS -m 20 "http://$at/"
+    sleep 0.3
+    forwarding second "$second" && said both.log event=session.up 10 2 || return
+    end_now first
+    await_end page 20
+    cmp "$dir/page.out" "$www/index.html" || { fail "no page: $(cat "$dir/page.log")"; return; }
+    end_now both second
+}
+
 wrong_forwards_are_usage() {
     says agent 2 'ADDRESS=TARGET' --server http://x --name web --token-file "$dir/token" \
         --forward 8080 || return
@@ -87,4 +114,5 @@ check 'two hundred clients at once' many_at_once
 check 'a client that is refused sees an error; both say why' refusals_say_why
 check 'an agent may open 4,096 streams' streams_are_few
 check 'the agent ends, and its socket goes' agent_ends
+check 'a client whose proxy is lost before it answers gets the other one' lost_proxy_is_followed
 check 'a --forward that is none is refused' wrong_forwards_are_usage
