@@ -4473,6 +4473,7 @@ typedef struct rvd_mux {
     rvd_base_link unshown;  // streams of the peer that are HELD
     int64_t show_us;        // when the next one of them may be shown
     rvd_base_link ctl, tell, turns, timers[RVD_MUX_TIMERS];
+    uint32_t timed;       // streams in `timers`
     rvd_base_link fresh;  // as turns, of streams that have just begun to send: they go first
     uint32_t pongs[RVD_MUX_PONGS], pong_first, pong_count;
 
@@ -4851,6 +4852,7 @@ static void rvd_mux_stream_free(rvd_mux *m, rvd_mux_stream *s)
     rvd_base_link_remove(&s->ctl);
     rvd_base_link_remove(&s->tell);
     rvd_mux_turn_leave(m, s);
+    m->timed -= s->timer_kind != RVD_MUX_TIMER_NONE;
     rvd_base_link_remove(&s->timer);
     if (m->body_stream == s) m->body_stream = NULL;
     m->allowance += s->recv_credit;
@@ -4907,10 +4909,24 @@ static int64_t rvd_mux_timer_length(const rvd_mux *m, enum rvd_mux_timer kind)
 
 static void rvd_mux_timer_set(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer kind)
 {
+    m->timed -= s->timer_kind != RVD_MUX_TIMER_NONE;
+    m->timed += kind != RVD_MUX_TIMER_NONE;
     rvd_base_link_remove(&s->timer);
     s->timer_kind = (uint8_t)kind;
     s->timer_us = m->now_us + rvd_mux_timer_length(m, kind);
     if (kind != RVD_MUX_TIMER_NONE) rvd_base_link_push(&m->timers[kind], &s->timer);
+}
+
+// The stream whose timer is due next, NULL if none is set, as mostly. Each tick asks twice.
+static rvd_mux_stream *rvd_mux_timer_next(const rvd_mux *m)
+{
+    rvd_mux_stream *next = NULL;
+    for (int k = RVD_MUX_TIMER_NONE + 1; m->timed && k < RVD_MUX_TIMERS; k++) {
+        rvd_mux_stream *s = RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer);
+        if (rvd_base_link_is_alone(&m->timers[k])) continue;
+        if (!next || s->timer_us < next->timer_us) next = s;
+    }
+    return next;
 }
 
 static void rvd_mux_phase_become(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_phase to)
@@ -6603,8 +6619,9 @@ static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t l
 
 // ---- time ----
 
-static void rvd_mux_on_timer(rvd_mux *m, rvd_mux_stream *s, enum rvd_mux_timer kind)
+static void rvd_mux_on_timer(rvd_mux *m, rvd_mux_stream *s)
 {
+    enum rvd_mux_timer kind = (enum rvd_mux_timer)s->timer_kind;
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
     switch (kind) {
     case RVD_MUX_TIMER_PREAMBLE:
@@ -6865,10 +6882,8 @@ static int64_t rvd_mux_next_tick(const rvd_mux *m)
     const revdial_limits *l = &m->cfg.limits;
     int64_t at = INT64_MAX;
     if (m->dead) return -1;
-    for (int k = 0; k < RVD_MUX_TIMERS; k++)
-        if (!rvd_base_link_is_alone(&m->timers[k]))
-            at = rvd_base_sooner(
-                at, RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer)->timer_us);
+    const rvd_mux_stream *first = rvd_mux_timer_next(m);
+    if (first) at = first->timer_us;
     if (rvd_mux_is_asking(m)) {
         at = rvd_base_sooner(at, rvd_mux_silent_us(m) + (int64_t)l->dead_after_ms * 1000);
     } else if (m->ping_wanted) {  // it goes out with the next output; look again in any case
@@ -6946,12 +6961,9 @@ static int64_t rvd_mux_tick(rvd_mux *m, int64_t now_us)
     if (!m->dead) rvd_mux_tick_liveness(m);
     rvd_pace_tick(&m->pace, m->now_us);
     rvd_mux_pace_see(m);
-    for (int k = 0; k < RVD_MUX_TIMERS; k++) {
-        while (!m->dead && !rvd_base_link_is_alone(&m->timers[k])) {
-            rvd_mux_stream *s = RVD_BASE_OWNER(m->timers[k].next, rvd_mux_stream, timer);
-            if (s->timer_us > m->now_us) break;
-            rvd_mux_on_timer(m, s, (enum rvd_mux_timer)k);
-        }
+    for (rvd_mux_stream *s; !m->dead && (s = rvd_mux_timer_next(m)) != NULL;) {
+        if (s->timer_us > m->now_us) break;
+        rvd_mux_on_timer(m, s);
     }
     if (m->is_rated && !m->dead) rvd_mux_tick_rates(m);
     if (!m->dead) rvd_mux_tick_unshown(m);
@@ -7503,7 +7515,7 @@ static void rvd_mux_easy_check(const rvd_mux *m, uint64_t left)
 static void rvd_mux_check(rvd_mux *m)
 {
     uint64_t buffered = 0, grown = 0, lent = 0;
-    uint32_t count = 0, mine = 0, unacked = 0, promised = 0;
+    uint32_t count = 0, mine = 0, unacked = 0, promised = 0, timed = 0;
     if (!m->heap || !m->table) return;
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
         for (rvd_mux_stream *s = m->table[i]; s; s = s->hash_next) {
@@ -7527,6 +7539,7 @@ static void rvd_mux_check(rvd_mux *m)
             mine += (uint32_t)rvd_mux_is_mine(m, s->id);
             unacked += s->phase == RVD_MUX_ASKED;
             promised += s->promise == m->promise_round;
+            timed += !rvd_base_link_is_alone(&s->timer);
         }
     }
     REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
@@ -7534,7 +7547,7 @@ static void rvd_mux_check(rvd_mux *m)
     REVDIAL_ASSERT(m->buffered - (m->slice_stream ? m->slice_len : 0) <=
                    m->cfg.limits.session_window);
     rvd_mux_held_check(m);
-    REVDIAL_ASSERT(promised == m->promised);
+    REVDIAL_ASSERT(promised == m->promised && timed == m->timed);
     REVDIAL_ASSERT(m->pong_count <= RVD_MUX_PONGS);
     REVDIAL_ASSERT(m->control_sent <= m->control_len && m->control_len <= RVD_MUX_CONTROL);
     REVDIAL_ASSERT(m->out_sent <= m->out_shown && m->out_shown <= m->out_added);
