@@ -17845,9 +17845,11 @@ static void rvd_stream_sinks_locked(rvd_base_link *kicked)
 // payload still lies in the input buffer; elsewhere relays and the session wait for the loop.
 static void rvd_stream_events_locked(revdial_session *s)
 {
-    int on_loop = rvd_stream_on_loop_locked(s);
     revdial_event ev;
-    while (revdial_engine_event(s->engine, &ev)) {
+    int is_told = revdial_engine_event(s->engine, &ev);
+    if (!is_told && !s->pend && !s->has_queued && rvd_base_link_is_alone(&s->kicked[1])) return;
+    int on_loop = rvd_stream_on_loop_locked(s);
+    for (; is_told; is_told = revdial_engine_event(s->engine, &ev)) {
         rvd_stream_on_event_locked(s, &ev);
         rvd_stream_sinks_locked(&s->kicked[0]);
         if (on_loop) rvd_stream_sinks_locked(&s->kicked[1]);
