@@ -2905,10 +2905,11 @@ static char rvd_base_hex_digit(unsigned n)
 // Two digits a byte, lower case.
 static void rvd_base_text_add_hex(rvd_base_text *t, const uint8_t *bytes, size_t len)
 {
-    for (size_t i = 0; i < 2 * len; i++) {
-        char digit = rvd_base_hex_digit(bytes[i / 2] >> (i % 2 ? 0 : 4) & 15);
-        rvd_base_text_add_bytes(t, &digit, 1);
-    }
+    size_t i, room = t->size - 1 - t->len;
+    for (i = 0; i < 2 * len && i < room; i++)
+        t->at[t->len++] = rvd_base_hex_digit(bytes[i / 2] >> (i % 2 ? 0 : 4) & 15);
+    t->at[t->len] = '\0';
+    if (i < 2 * len) t->overflow = 1;
 }
 
 // Exactly 16 digits, lower case.
@@ -4778,8 +4779,11 @@ static rvd_mux_stream *rvd_mux_stream_new(rvd_mux *m, uint32_t id, enum rvd_mux_
     if (m->ours + m->theirs >= (uint32_t)1 << m->table_bits) rvd_mux_table_grow(m);
     s->id = id;
     s->phase = (uint8_t)phase;
-    rvd_base_link *const links[] = {&s->ctl, &s->tell, &s->turn, &s->timer, &s->held};
-    for (size_t i = 0; i < sizeof links / sizeof *links; i++) rvd_base_link_init(links[i]);
+    rvd_base_link_init(&s->ctl);
+    rvd_base_link_init(&s->tell);
+    rvd_base_link_init(&s->turn);
+    rvd_base_link_init(&s->timer);
+    rvd_base_link_init(&s->held);
     s->send_credit = m->cfg.send_window;
     s->recv_credit = s->window = m->cfg.recv_window;
     s->turn_left = m->quantum;
@@ -5744,7 +5748,7 @@ RVD_BASE_SLOW static uint32_t rvd_mux_allowed_in_turn(rvd_mux *m, rvd_mux_stream
     uint32_t n = (uint32_t)rvd_base_min(want, m->frame_max);
     uint32_t quantum = m->quantum, paced = rvd_mux_pace_room(m);
     uint32_t own = m->is_rated ? rvd_mux_rate_room(m, s) : UINT32_MAX;
-    uint32_t room = rvd_base_min_u32(paced, rvd_mux_rate_room(m, NULL));
+    uint32_t room = m->is_rated ? rvd_base_min_u32(paced, rvd_mux_rate_room(m, NULL)) : paced;
     int others = rvd_mux_has_waiters(m), full = queued >= m->out_max || !room;
     if (want == 0 || s->wait == RVD_MUX_WAIT_TURN || s->wait == RVD_MUX_WAIT_RATE) return 0;
     if (rvd_mux_is_tiny(m, s, want)) {
@@ -5999,7 +6003,7 @@ static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
 static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
 {
     static const uint32_t flags[] = {RVD_WIRE_ACK, 0, RVD_WIRE_FIN, RVD_WIRE_RST};
-    for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++) {
+    for (unsigned i = 0; s->ctl_bits >> i; i++) {
         const unsigned bit = 1u << i;
         if (!(s->ctl_bits & bit)) continue;
         if (bit <= RVD_MUX_CTL_CREDIT ? !rvd_mux_credit_put(m, s, flags[i])
