@@ -3307,31 +3307,15 @@ typedef struct rvd_wire_meta {
     char store[RVD_WIRE_PREAMBLE_MAX + 384];  // its bytes; addresses and numbers grow as text
 } rvd_wire_meta;
 
-static int rvd_wire_meta_add(rvd_wire_meta *m, const char *key, const char *value)
+// The text that was added last ends, with its NUL: a value. Returns 0 if it does not fit.
+static int rvd_wire_meta_end(rvd_wire_meta *m, const char *key, const char *value)
 {
-    if (m->count == RVD_WIRE_META_MAX) return 0;
+    m->text.len++;
+    if (m->text.overflow || m->count == RVD_WIRE_META_MAX) return 0;
     m->kv[m->count].key = key;
     m->kv[m->count].value = value;
     m->count++;
     return 1;
-}
-
-// Copies n bytes as a string. NULL if they hold a NUL or do not fit.
-static char *rvd_wire_meta_text(rvd_wire_meta *m, const uint8_t *p, size_t n)
-{
-    char *at = m->store + m->text.len;
-    if (memchr(p, 0, n) || n + 1 > m->text.size - m->text.len) return NULL;
-    memcpy(at, p, n);
-    at[n] = '\0';
-    m->text.len += n + 1;
-    return at;
-}
-
-// The text that was added behind `value` ends, with its NUL.
-static int rvd_wire_meta_end(rvd_wire_meta *m, const char *key, const char *value)
-{
-    m->text.len++;
-    return !m->text.overflow && rvd_wire_meta_add(m, key, value);
 }
 
 static int rvd_wire_meta_address(rvd_wire_meta *m, const char *key, const rvd_wire_addr *a)
@@ -3366,23 +3350,21 @@ static int rvd_wire_tlv_get(rvd_wire_meta *m, uint32_t type, const uint8_t *p, s
     const char *key = type == RVD_WIRE_TLV_AUTHORITY ? "target"
                       : type == RVD_WIRE_TLV_ID      ? "id"
                       : type == RVD_WIRE_TLV_NAME    ? "revdial-name"
+                      : type == RVD_WIRE_TLV_TIMEOUT ? "timeout_ms"
                                                      : NULL;
     char *text = m->store + m->text.len, *equals;
-    if (type == RVD_WIRE_TLV_TIMEOUT) {
-        if (n != 4) return 0;
-        RVD_BASE_ADD(&m->text, RVD_BASE_NUMBER(rvd_base_u32(p)));
-        return rvd_wire_meta_end(m, "timeout_ms", text);
-    }
     // Unknown types are skipped, as the specification asks.
     if (!key && type != RVD_WIRE_TLV_META) return 1;
-    text = rvd_wire_meta_text(m, p, n);
-    if (!text) return 0;
-    if (key) return rvd_wire_meta_add(m, key, text);
+    if (type == RVD_WIRE_TLV_TIMEOUT ? n != 4 : memchr(p, 0, n) != NULL) return 0;
+    if (type == RVD_WIRE_TLV_TIMEOUT)
+        RVD_BASE_ADD(&m->text, RVD_BASE_NUMBER(rvd_base_u32(p)));
+    else
+        rvd_base_text_add_bytes(&m->text, p, n);
+    if (key) return rvd_wire_meta_end(m, key, text);
     equals = strchr(text, '=');
     if (!equals || equals == text) return 0;
     *equals = '\0';
-    if (!rvd_base_is_meta_key(text)) return 0;
-    return rvd_wire_meta_add(m, text, equals + 1);
+    return rvd_base_is_meta_key(text) && rvd_wire_meta_end(m, text, equals + 1);
 }
 
 // Reads a whole preamble. Returns 0 if it is malformed.
@@ -6210,8 +6192,6 @@ static void rvd_mux_sent(rvd_mux *m, size_t n)
 
 // ---- input, one frame at a time: header, body, flags; always in that order ----
 
-// What handles a header returns what is wrong with the frame, which ends the session, or NULL.
-
 static void rvd_mux_on_reset(rvd_mux *m, rvd_mux_stream *s, uint32_t code)
 {
     int unanswered = rvd_mux_is_unanswered(s), was_held;
@@ -6304,6 +6284,8 @@ static uint32_t rvd_mux_refusal(rvd_mux *m)
     return REVDIAL_RESET_REFUSED;
 }
 
+// What looks at the header of a frame returns what is wrong with it, which ends the session, or
+// NULL.
 static const char *rvd_mux_syn_problem(const rvd_mux *m, const rvd_mux_stream *old)
 {
     const rvd_wire_frame *f = &m->frame;
