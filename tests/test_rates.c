@@ -541,6 +541,33 @@ TEST(a_stream_that_is_held_back_is_announced_later_with_all_that_came_of_it)
     }
 }
 
+// A preamble stays in memory until its stream is shown.
+TEST(preambles_of_streams_that_are_held_back_take_four_megabytes_at_most)
+{
+    enum { STREAMS = 1100, MOST = (4 << 20) / 4096 };  // one of over 2 KiB has a block of 4 KiB
+    offers o = {0};
+    char value[3900];
+    revdial_kv meta = {"key", value};
+    revdial_dial_opts opts = {.target = "t:1", .meta = &meta, .meta_count = 1};
+    uint8_t head[4097];
+    revdial_engine_info info;
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    size_t len = rvd_wire_preamble_put(head, sizeof head, &opts, "0");
+    REQUIRE(len > 2048 && offers_owe(&o, all));
+    rig *r = o.w.p.proxy;
+    unsigned shown = r->counts[REVDIAL_EV_OPEN];
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        rig_frame(r, WIRE_DATA, WIRE_SYN, 100000 + 2 * i, (uint32_t)len);
+        rig_feed(r, head, len);
+    }
+    revdial_engine_get_info(r->e, &info);
+    CHECK_INT(r->counts[REVDIAL_EV_OPEN], shown);
+    CHECK_INT(info.resets[REVDIAL_RESET_CALM], STREAMS - MOST);
+    CHECK(!r->dead);
+    pair_end(&o.w.p);
+}
+
 // A long frame: may its bytes be read past the engine, and for whom? Until the application knows of
 // the stream, its pointer is not there yet.
 TEST(the_bytes_of_a_stream_that_is_held_back_are_not_read_past_the_engine)
