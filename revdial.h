@@ -3747,17 +3747,12 @@ static int rvd_pace_is_blind(const rvd_pace *p, uint32_t added)
     return !p->count || (p->count == 1 && added - p->ping_mark >= rvd_pace_step(p));
 }
 
-// Has the link nothing of ours? Then the time until now tells nothing of its rate.
-static int rvd_pace_is_idle(const rvd_pace *p, uint32_t added, int64_t now_us)
-{
-    return !p->count && rvd_pace_room(p, added) && (uint32_t)now_us - p->ping_us > 2 * p->min_us;
-}
-
 // A ping ends the output at `added`. Returns its value.
 static uint32_t rvd_pace_ping_add(rvd_pace *p, uint32_t added, int64_t now_us)
 {
     rvd_pace_ping *g = &p->pings[(p->first + p->count) % RVD_PACE_PINGS];
-    if (rvd_pace_is_idle(p, added, now_us)) {
+    // Has the link nothing of ours? Then the time until now tells nothing of its rate.
+    if (!p->count && rvd_pace_room(p, added) && (uint32_t)now_us - p->ping_us > 2 * p->min_us) {
         if (p->value) p->taken = added;  // before the first ping all of it may be on its way
         p->taken_us = p->asked_us = (uint32_t)now_us;
         p->lead = p->value + 1;
@@ -3934,15 +3929,6 @@ static void rvd_pace_move(rvd_pace *p, uint32_t bytes, uint32_t added)
     if (p->cap < p->target) p->round_mark = added;
 }
 
-// NEAR: pings are rare, and the rate is that between two pongs.
-static void rvd_pace_near(rvd_pace *p, uint32_t trip_us, uint32_t rate)
-{
-    int is_late = trip_us > RVD_PACE_LATE_US && rate < RVD_PACE_NEAR_RATE;
-    p->late = is_late ? (uint8_t)(p->late + 1) : 0;
-    if (p->late < RVD_PACE_LATE_PONGS) return;
-    rvd_pace_drain(p);
-}
-
 // A sudden long queue: no more of the round is waited for. Pongs that come at once tell of a peer
 // that was late, and count once.
 static int rvd_pace_is_sudden(rvd_pace *p, uint32_t trip_us)
@@ -4092,8 +4078,10 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     rate = rvd_pace_speed(g.mark - g.since, rvd_pace_span(&g, us));
     rvd_pace_trip(p, trip, now_us);
     p->last_rate = rate;
-    if (p->state == RVD_PACE_NEAR) {
-        rvd_pace_near(p, trip, rate);
+    if (p->state == RVD_PACE_NEAR) {  // pings are rare, and the rate is that between two pongs
+        int is_late = trip > RVD_PACE_LATE_US && rate < RVD_PACE_NEAR_RATE;
+        p->late = is_late ? (uint8_t)(p->late + 1) : 0;
+        if (p->late == RVD_PACE_LATE_PONGS) rvd_pace_drain(p);
         return 1;
     }
     if (rate > p->round_rate) p->round_rate = rate;
@@ -5591,13 +5579,6 @@ static void rvd_mux_pace_ping(rvd_mux *m)
     rvd_pace_ping_add(&m->pace, (uint32_t)m->out_added, m->now_us);
 }
 
-// Measures the round trip of a session that sends little, at most once a second.
-static void rvd_mux_pace_ask(rvd_mux *m)
-{
-    if (!rvd_mux_is_paced(m) || m->pace.count) return;
-    if ((uint32_t)m->now_us - m->pace.ping_us >= RVD_MUX_PACE_ASK_US) rvd_mux_pace_ping(m);
-}
-
 // A frame comes next, or early bytes have come: is there to be a ping?
 static inline void rvd_mux_pace_lead(rvd_mux *m)
 {
@@ -5856,15 +5837,6 @@ static void rvd_mux_loan_free(rvd_mux *m, rvd_mux_loan *loan)
     rvd_base_free(m->heap, loan, sizeof *loan);
 }
 
-// n bytes of the stream's lender are no longer needed.
-static void rvd_mux_loan_repay(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
-{
-    s->lent -= n;
-    if (s->lent) return;
-    if (!m->dead && s->tx != RVD_MUX_TX_RESET) rvd_mux_tell(m, s, RVD_MUX_TELL(SENT));
-    rvd_mux_settle(m, s);
-}
-
 // n bytes of the first loan are on the wire.
 static void rvd_mux_loan_sent(rvd_mux *m, uint32_t n)
 {
@@ -5877,7 +5849,11 @@ static void rvd_mux_loan_sent(rvd_mux *m, uint32_t n)
         m->loans = loan->next;
         rvd_mux_loan_free(m, loan);
     }
-    if (s) rvd_mux_loan_repay(m, s, n);
+    if (!s) return;
+    s->lent -= n;
+    if (s->lent) return;
+    if (!m->dead && s->tx != RVD_MUX_TX_RESET) rvd_mux_tell(m, s, RVD_MUX_TELL(SENT));
+    rvd_mux_settle(m, s);
 }
 
 // Copies the unsent bytes of the stream's loans, except those that output() has shown. What was
@@ -5951,7 +5927,8 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
         m->grown -= s->window - smaller;
         s->window = smaller;
     } else if ((uint64_t)elapsed >= fourfold) {
-        rvd_mux_pace_ask(m);
+        int is_old = (uint32_t)m->now_us - m->pace.ping_us >= RVD_MUX_PACE_ASK_US;
+        if (rvd_mux_is_paced(m) && !m->pace.count && is_old) rvd_mux_pace_ping(m);
     } else if (s->window <= l->stream_window_max / 2 &&
                m->grown + s->window <= l->session_window / 2) {
         m->grown += s->window;
@@ -6364,21 +6341,6 @@ static const char *rvd_mux_on_stray(rvd_mux *m)
     return NULL;
 }
 
-static void rvd_mux_credit_add(rvd_mux *m, rvd_mux_stream *s, uint32_t delta)
-{
-    s->send_credit += delta;
-    if (!delta) return;
-    m->acked_us = m->now_us;
-    if (s->timer_kind == RVD_MUX_TIMER_ORPHAN) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    if (s->wait != RVD_MUX_WAIT_CREDIT) return;
-    if (s->send_credit < RVD_MUX_SPARSE_BYTES && !rvd_mux_may_be_tiny(s)) {
-        if (s->timer_kind == RVD_MUX_TIMER_NONE) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_TINY);
-        return;
-    }
-    if (s->timer_kind == RVD_MUX_TIMER_TINY) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
-    rvd_mux_wait_turn(m, s);
-}
-
 // Does the frame say nothing but what its length says? An end says more, and so does the first ACK
 // of a stream of ours; those that follow it were counted as they came.
 static int rvd_mux_says_no_more(const rvd_mux *m, const rvd_mux_stream *s)
@@ -6398,7 +6360,17 @@ static const char *rvd_mux_on_window(rvd_mux *m, rvd_mux_stream *s)
     if (f->flags & RVD_WIRE_RST) return NULL;
     if (s->tx != RVD_MUX_TX_OPEN && s->tx != RVD_MUX_TX_ENDING) return NULL;
     if (f->length > UINT32_MAX - s->send_credit) return "window overflow";
-    rvd_mux_credit_add(m, s, f->length);
+    s->send_credit += f->length;
+    if (!f->length) return NULL;
+    m->acked_us = m->now_us;
+    if (s->timer_kind == RVD_MUX_TIMER_ORPHAN) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    if (s->wait != RVD_MUX_WAIT_CREDIT) return NULL;
+    if (s->send_credit < RVD_MUX_SPARSE_BYTES && !rvd_mux_may_be_tiny(s)) {
+        if (s->timer_kind == RVD_MUX_TIMER_NONE) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_TINY);
+        return NULL;
+    }
+    if (s->timer_kind == RVD_MUX_TIMER_TINY) rvd_mux_timer_set(m, s, RVD_MUX_TIMER_NONE);
+    rvd_mux_wait_turn(m, s);
     return NULL;
 }
 
