@@ -3210,7 +3210,8 @@ static void rvd_wire_tlv_put(rvd_base_text *t, uint32_t type, const char *a, con
     uint8_t head[3] = {(uint8_t)type, 0, 0};
     rvd_base_put_u16(head + 1, (uint32_t)(strlen(a) + (b ? 1 + strlen(b) : 0)));
     rvd_base_text_add_bytes(t, head, sizeof head);
-    RVD_BASE_ADD(t, a, b ? "=" : NULL, b);
+    rvd_base_text_add(t, a);
+    if (b) RVD_BASE_ADD(t, "=", b);
 }
 
 // A header with its addresses, in which fields may follow. Its length is filled in at the end.
@@ -3219,13 +3220,13 @@ static rvd_base_text rvd_wire_header_begin(uint8_t *buf, size_t size, const char
 {
     rvd_base_text t = rvd_base_text_in(buf, size);
     rvd_wire_addr src, dst;
-    uint8_t kind[4] = {0x20, 0, 0, 0}, ports[4];  // version 2, LOCAL: no original client
+    uint8_t head[RVD_WIRE_PREAMBLE_HEAD] = {0}, ports[4];
     int has_client = rvd_wire_route_parse(client, local, &src, &dst);
     size_t ip_len = has_client && src.family == 4 ? 4 : 16;
-    if (has_client) kind[0] = 0x21;  // PROXY
-    if (has_client) kind[1] = ip_len == 4 ? 0x11 : 0x21;
-    rvd_base_text_add_bytes(&t, rvd_wire_proxy_signature, sizeof rvd_wire_proxy_signature);
-    rvd_base_text_add_bytes(&t, kind, sizeof kind);
+    memcpy(head, rvd_wire_proxy_signature, sizeof rvd_wire_proxy_signature);
+    head[12] = has_client ? 0x21 : 0x20;  // version 2, PROXY or LOCAL: no original client
+    if (has_client) head[13] = ip_len == 4 ? 0x11 : 0x21;
+    rvd_base_text_add_bytes(&t, head, sizeof head);
     if (!has_client) return t;
     rvd_base_put_u16(ports, src.port);
     rvd_base_put_u16(ports + 2, dst.port);
@@ -5961,13 +5962,13 @@ static int rvd_mux_credit_put(rvd_mux *m, rvd_mux_stream *s, uint32_t flag)
 // Sends what one stream owes, in order. Returns 0 if it did not fit.
 static int rvd_mux_stream_control(rvd_mux *m, rvd_mux_stream *s)
 {
-    static const uint32_t flags[] = {RVD_WIRE_ACK, 0, RVD_WIRE_FIN, RVD_WIRE_RST};
-    for (unsigned i = 0; s->ctl_bits >> i; i++) {
-        const unsigned bit = 1u << i;
-        if (!(s->ctl_bits & bit)) continue;
-        if (bit <= RVD_MUX_CTL_CREDIT ? !rvd_mux_credit_put(m, s, flags[i])
-                                      : !rvd_mux_last_put(m, s, flags[i]))
-            return 0;
+    while (s->ctl_bits) {
+        const unsigned bit = s->ctl_bits & (0u - s->ctl_bits);  // the lowest comes first
+        int is_put = bit == RVD_MUX_CTL_ACK      ? rvd_mux_credit_put(m, s, RVD_WIRE_ACK)
+                     : bit == RVD_MUX_CTL_CREDIT ? rvd_mux_credit_put(m, s, 0)
+                     : bit == RVD_MUX_CTL_FIN    ? rvd_mux_last_put(m, s, RVD_WIRE_FIN)
+                                                 : rvd_mux_last_put(m, s, RVD_WIRE_RST);
+        if (!is_put) return 0;
         s->ctl_bits = (uint8_t)(s->ctl_bits & ~bit);
         if (bit != RVD_MUX_CTL_FIN) continue;
         rvd_mux_tx_become(s, RVD_MUX_TX_ENDED);
