@@ -16598,12 +16598,6 @@ struct revdial_stream {
     size_t meta_size;
 };
 
-// Something on a loop that may outlast its session: a relay to a reader that does not read.
-typedef struct rvd_stream_guest {
-    rvd_base_link link;
-    void (*end)(struct rvd_stream_guest *guest);  // be over soon, whatever it costs
-} rvd_stream_guest;
-
 enum { RVD_STREAM_CONGESTION = 16 };  // a name with its NUL, as Linux has it (TCP_CA_NAME_MAX)
 
 // ---- sockets that are used again ----
@@ -16694,7 +16688,8 @@ typedef struct rvd_stream_group {
     char congestion[RVD_STREAM_CONGESTION];
     rvd_stream_spares *spares;       // NULL: none are kept
     rvd_sys_mask mask;               // of the thread that made it, for hooks
-    rvd_base_link sessions, guests;  // loop thread only, as all below
+    rvd_base_link sessions;  // loop thread only, as all below
+    rvd_base_link relays;    // of rvd_relay: to a reader that does not read it outlasts the session
     rvd_splice_pool pipes;
     rvd_loop_task end;
     int ending;
@@ -18846,41 +18841,6 @@ static int rvd_stream_session_run(revdial_session *s)
     return 0;
 }
 
-static void rvd_stream_on_group_end(rvd_loop_task *task)
-{
-    rvd_stream_group *g = RVD_BASE_OWNER(task, rvd_stream_group, end);
-    g->ending = 1;
-    RVD_BASE_EACH (revdial_session, s, &g->sessions, link) rvd_stream_kill_soon(s);
-    RVD_BASE_EACH (rvd_stream_guest, guest, &g->guests, link) guest->end(guest);
-}
-
-static void rvd_stream_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *log,
-                                  rvd_stream_work *work, const revdial_common *common)
-{
-    g->loop = loop;
-    rvd_splice_pool_init(&g->pipes, loop);
-    g->log = log;
-    g->work = work;
-    g->tcp_keepalive_ms = common->tcp_keepalive_ms;
-    RVD_BASE_JOIN(g->congestion, sizeof g->congestion, common->congestion);
-    rvd_sys_mask_get(&g->mask);
-    g->end.run = rvd_stream_on_group_end;
-    rvd_base_link_init(&g->sessions);
-    rvd_base_link_init(&g->guests);
-}
-
-// After the last of its sessions.
-static void rvd_stream_group_close(rvd_stream_group *g)
-{
-    rvd_splice_pool_close(&g->pipes);
-}
-
-// Ends every session of the group, and any that still comes.
-static void rvd_stream_group_end(rvd_stream_group *g)
-{
-    rvd_loop_post(g->loop, &g->end);
-}
-
 // ---- the application's calls on a session ----
 
 void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
@@ -19626,7 +19586,7 @@ enum rvd_relay_in { RVD_RELAY_IN_OPEN, RVD_RELAY_IN_ENDED, RVD_RELAY_IN_LOST };
 
 // Most relays are idle, so their size is what an idle connection costs.
 typedef struct rvd_relay {
-    rvd_stream_guest guest;
+    rvd_base_link link;  // in its group
     rvd_loop_io in;
     union {
         rvd_loop_task start;   // until it has run
@@ -20064,7 +20024,7 @@ static void rvd_relay_end(rvd_relay *r)
               rvd_stream_spare_keep(r->session->group->spares, &r->in);
     rvd_loop_forget(loop, &r->in);
     if (r->is_split) rvd_loop_forget(loop, r->out);
-    rvd_base_link_remove(&r->guest.link);
+    rvd_base_link_remove(&r->link);
     if (failed) {
         rvd_sys_close_reset(r->in.fd);
         if (rvd_relay_has_out(r)) rvd_sys_close_reset(r->out->fd);
@@ -20186,9 +20146,8 @@ static void rvd_relay_on_timer(rvd_loop_timer *t)
 }
 
 // Its owner is closing: a reader that does not read is not waited for.
-static void rvd_relay_on_group_end(rvd_stream_guest *guest)
+static void rvd_relay_hurry(rvd_relay *r)
 {
-    rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
     revdial_session *s = r->session;
     rvd_stream_lock(s);
     rvd_relay_fail_both(r, REVDIAL_RESET_CANCEL, REVDIAL_ECLOSED, "closed here");
@@ -20199,20 +20158,17 @@ static void rvd_relay_on_group_end(rvd_stream_guest *guest)
 }
 
 // Whom a running relay will tell of its end with this function; NULL: it is another one's, or over.
-static void *rvd_relay_runs_for(rvd_stream_guest *guest,
+static void *rvd_relay_runs_for(const rvd_relay *r,
                                 void (*done)(void *, const uint64_t[2], const revdial_err *))
 {
-    const rvd_relay *r = RVD_BASE_OWNER(guest, rvd_relay, guest);
-    if (guest->end != rvd_relay_on_group_end || r->state != RVD_RELAY_RUNNING) return NULL;
-    return r->done == done ? r->ud : NULL;
+    return r->state == RVD_RELAY_RUNNING && r->done == done ? r->ud : NULL;
 }
 
 // The same for the relay of a stream, under its session's lock, where no relay gets over.
 static void *rvd_relay_ud_of_locked(const revdial_stream *st,
                                     void (*done)(void *, const uint64_t[2], const revdial_err *))
 {
-    rvd_relay *r = st->sink == rvd_relay_sink ? st->sink_ud : NULL;
-    return r ? rvd_relay_runs_for(&r->guest, done) : NULL;
+    return st->sink == rvd_relay_sink ? rvd_relay_runs_for(st->sink_ud, done) : NULL;
 }
 
 // First thing on the loop thread.
@@ -20223,7 +20179,7 @@ static void rvd_relay_on_start(rvd_loop_task *task)
     int error = r->in.slot ? 0 : rvd_loop_add(loop, &r->in);
     memset(&r->timer, 0, sizeof r->timer);
     r->timer.run = rvd_relay_on_timer;
-    rvd_base_link_push(&r->session->group->guests, &r->guest.link);
+    rvd_base_link_push(&r->session->group->relays, &r->link);
     if (error == 0 && r->is_split) error = rvd_loop_add(loop, r->out);
     // A client mostly speaks first, and most sockets have room: no event is needed to begin.
     rvd_relay_out(r)->ready |= RVD_LOOP_WRITE;
@@ -20238,7 +20194,7 @@ static void rvd_relay_on_start(rvd_loop_task *task)
         rvd_relay_end(r);
         return;
     }
-    if (r->session->group->ending) rvd_relay_on_group_end(&r->guest);
+    if (r->session->group->ending) rvd_relay_hurry(r);
     rvd_relay_run(r);
 }
 
@@ -20261,8 +20217,7 @@ static int rvd_relay_new_locked(revdial_stream *st, const rvd_relay_ends *ends,
     if (!r) return REVDIAL_ENOMEM;
     r->early_len = opts->early_len;
     if (r->early_len) memcpy(&r->out[is_split], opts->early, r->early_len);
-    rvd_base_link_init(&r->guest.link);
-    r->guest.end = rvd_relay_on_group_end;
+    rvd_base_link_init(&r->link);
     r->st = st;
     r->session = revdial_session_ref(s);
     r->in.fd = ends->rfd;
@@ -20357,6 +20312,43 @@ int revdial_stream_fd(revdial_stream *st)
     rvd_sys_close(fds[0]);
     rvd_sys_close(fds[1]);
     return code;
+}
+
+// ---- all that runs on one loop ----
+
+static void rvd_relay_on_group_end(rvd_loop_task *task)
+{
+    rvd_stream_group *g = RVD_BASE_OWNER(task, rvd_stream_group, end);
+    g->ending = 1;
+    RVD_BASE_EACH (revdial_session, s, &g->sessions, link) rvd_stream_kill_soon(s);
+    RVD_BASE_EACH (rvd_relay, r, &g->relays, link) rvd_relay_hurry(r);
+}
+
+static void rvd_relay_group_init(rvd_stream_group *g, rvd_loop *loop, rvd_log *log,
+                                 rvd_stream_work *work, const revdial_common *common)
+{
+    g->loop = loop;
+    rvd_splice_pool_init(&g->pipes, loop);
+    g->log = log;
+    g->work = work;
+    g->tcp_keepalive_ms = common->tcp_keepalive_ms;
+    RVD_BASE_JOIN(g->congestion, sizeof g->congestion, common->congestion);
+    rvd_sys_mask_get(&g->mask);
+    g->end.run = rvd_relay_on_group_end;
+    rvd_base_link_init(&g->sessions);
+    rvd_base_link_init(&g->relays);
+}
+
+// After the last of its sessions.
+static void rvd_relay_group_close(rvd_stream_group *g)
+{
+    rvd_splice_pool_close(&g->pipes);
+}
+
+// Ends every session and relay of the group, and any that still comes.
+static void rvd_relay_group_end(rvd_stream_group *g)
+{
+    rvd_loop_post(g->loop, &g->end);
 }
 
 // ================================================================================================
@@ -24371,11 +24363,10 @@ int revdial_proxy_expose_address(revdial_proxy *p, int64_t id, char *buf, size_t
 static void rvd_proxy_on_sweep(rvd_loop_task *task)
 {
     rvd_proxy_sweep *s = RVD_BASE_OWNER(task, rvd_proxy_sweep, task);
-    rvd_base_link *guests = &s->group->guests;
     if (!atomic_load(&s->wanted)) return;
-    RVD_BASE_EACH (rvd_stream_guest, guest, guests, link) {
-        const rvd_proxy_client *c = rvd_relay_runs_for(guest, rvd_proxy_client_on_over);
-        if (c && atomic_load(&c->listener->ends_clients)) guest->end(guest);
+    RVD_BASE_EACH (rvd_relay, r, &s->group->relays, link) {
+        const rvd_proxy_client *c = rvd_relay_runs_for(r, rvd_proxy_client_on_over);
+        if (c && atomic_load(&c->listener->ends_clients)) rvd_relay_hurry(r);
     }
     if (atomic_fetch_sub(&s->wanted, 1) > 1) rvd_loop_post(s->group->loop, task);
 }
@@ -24576,7 +24567,7 @@ static void rvd_proxy_free(revdial_proxy *p)
     rvd_auth_table_free(p->table);
     rvd_auth_guard_end(&p->guard);
     for (unsigned i = 0; i < p->loop_count; i++) {
-        rvd_stream_group_close(&p->groups[i]);
+        rvd_relay_group_close(&p->groups[i]);
         rvd_loop_free(p->loops[i]);
     }
     rvd_base_free(h, p->loops, loops * sizeof *p->loops);
@@ -24616,7 +24607,7 @@ int revdial_proxy_stop(revdial_proxy *p)
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_stop_listening(p);
-    for (unsigned i = 0; i < p->loop_count; i++) rvd_stream_group_end(&p->groups[i]);
+    for (unsigned i = 0; i < p->loop_count; i++) rvd_relay_group_end(&p->groups[i]);
     rvd_stream_work_wait(&p->own.work, &p->own.work.count, INT64_MAX);
     rvd_proxy_threads_end(p, p->loop_count);
     rvd_proxy_free(p);
@@ -24802,8 +24793,8 @@ static int rvd_proxy_loops_open(revdial_proxy *p, revdial_err *err)
         rvd_loop_spin_limit(loop, p->cfg.common.spin_us);
         p->loops[p->loop_count] = loop;
         p->own.log.loop = p->loops[0];
-        rvd_stream_group_init(&p->groups[p->loop_count], loop, &p->own.log, &p->own.work,
-                              &p->cfg.common);
+        rvd_relay_group_init(&p->groups[p->loop_count], loop, &p->own.log, &p->own.work,
+                             &p->cfg.common);
         p->sweeps[p->loop_count].task.run = rvd_proxy_on_sweep;
         p->sweeps[p->loop_count].group = &p->groups[p->loop_count];
     }
@@ -26427,7 +26418,7 @@ static void rvd_agent_check_over(revdial_agent *a)
     a->is_over = 1;
     pthread_cond_broadcast(&a->own.changed);
     pthread_mutex_unlock(&a->own.lock);
-    rvd_stream_group_end(&a->group);
+    rvd_relay_group_end(&a->group);
     rvd_agent_look_again(a, 0);
 }
 
@@ -27308,7 +27299,7 @@ static void rvd_agent_cut(revdial_agent *a)
 {
     if (a->has_cut || rvd_loop_now(a->loop) < a->stop_until_us + RVD_AGENT_LAST_US) return;
     a->has_cut = 1;
-    rvd_stream_group_end(&a->group);
+    rvd_relay_group_end(&a->group);
 }
 
 static void rvd_agent_on_stop_task(rvd_loop_task *task)
@@ -27615,7 +27606,7 @@ static void rvd_agent_free(revdial_agent *a)
     rvd_base_arena_free(&a->allow.texts, &a->own.heap);
     rvd_base_arena_free(&a->texts, &a->own.heap);
     rvd_stream_spares_close(&a->spares);
-    rvd_stream_group_close(&a->group);
+    rvd_relay_group_close(&a->group);
     rvd_loop_free(a->loop);
     rvd_owner_close(&a->own);
     rvd_base_free(&heap, a, sizeof *a);
@@ -27721,7 +27712,7 @@ static revdial_agent *rvd_agent_open(const revdial_agent_config *cfg, revdial_er
         return NULL;
     }
     a->fd_most = rvd_sys_fd_most();
-    rvd_stream_group_init(&a->group, a->loop, &a->own.log, &a->own.work, &cfg->common);
+    rvd_relay_group_init(&a->group, a->loop, &a->own.log, &a->own.work, &cfg->common);
     rvd_stream_spares_init(&a->spares, a->loop);
     if (RVD_SYS_EPOLL) a->group.spares = &a->spares;
     return a;
