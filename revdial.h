@@ -25722,7 +25722,8 @@ struct revdial_agent {
 
     // Guarded by own.lock.
     rvd_agent_rules allow;
-    int drain_ms;  // of cfg; once is_asked, the shortest of those that threads asked for
+    atomic_int drain_ms;  // of cfg; once is_asked, the shortest of those that threads asked for;
+                          //   read without the lock, too
     int is_asked, is_over;
     unsigned waiting;  // threads in revdial_agent_drain() or _wait(): they need the lock once more
 };
@@ -26450,14 +26451,16 @@ static int64_t rvd_agent_backoff_min_ms(const revdial_agent_config *cfg)
 
 // Full jitter: anything from 0 to a bound that doubles, so that a thousand agents do not come back
 // in step.
-static int rvd_agent_backoff_ms(rvd_agent_link *l)
+//   is_slow  the longest waits: what has failed does not mend in a second
+static int rvd_agent_backoff_ms(rvd_agent_link *l, int is_slow)
 {
     const revdial_agent_config *cfg = &l->agent->cfg;
     int64_t most = cfg->backoff_max_ms ? cfg->backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
-    int64_t bound = rvd_agent_backoff_min_ms(cfg);
+    int64_t bound = rvd_agent_backoff_min_ms(cfg), least = 0;
     for (unsigned i = 1; i < l->failures && bound < most; i++) bound *= 2;
+    if (is_slow) least = bound = most / 2;
     if (bound > most) bound = most;
-    return (int)(rvd_agent_random(l->agent) % (uint64_t)(bound + 1));
+    return (int)(least + (int64_t)(rvd_agent_random(l->agent) % (uint64_t)(bound + 1)));
 }
 
 // After a session that was up for steady_us the count of failures begins anew.
@@ -26543,7 +26546,7 @@ static void rvd_agent_give_up(revdial_agent *a)
 static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
 {
     revdial_agent *a = l->agent;
-    int wait_ms, rejected = rvd_agent_is_rejected(l, why->code);
+    int rejected = rvd_agent_is_rejected(l, why->code);
     int was_replaced = l->is_up && why->code == REVDIAL_EDUPLICATE;
     rvd_base_wipe(l->secret, sizeof l->secret);  // the next attempt gets its own
     rvd_agent_link_note_why(l, why);
@@ -26557,12 +26560,7 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
     }
     // Retry-After is no failure of the proxy.
     if (!retry_after_ms) rvd_agent_count_failure(l, RVD_AGENT_STEADY_US);
-    wait_ms = rvd_agent_backoff_ms(l);
-    if (l->auth_failures ||
-        was_replaced) {  // a secret does not mend in a second, nor do two agents
-        int most = a->cfg.backoff_max_ms ? a->cfg.backoff_max_ms : RVD_AGENT_BACKOFF_MAX_MS;
-        wait_ms = most / 2 + (int)(rvd_agent_random(a) % (uint64_t)(most / 2 + 1));
-    }
+    int wait_ms = rvd_agent_backoff_ms(l, l->auth_failures || was_replaced);
     if (retry_after_ms) wait_ms = retry_after_ms + wait_ms % (retry_after_ms / 4 + 1);
     rvd_agent_log_retry(l, RVD_LOG_LINK_RETRY, REVDIAL_LOG_WARN, why->msg, wait_ms);
     l->session = NULL;
@@ -26923,7 +26921,6 @@ static void rvd_agent_link_retire(rvd_agent_link *l)
     static const char why[] = "the server's name does not lead to this address any more";
     revdial_agent *a = l->agent;
     revdial_session *s = l->session;
-    int drain_ms;
     rvd_agent_log_link(l, l->is_up ? RVD_LOG_SESSION_DRAINING : RVD_LOG_LINK_STOPPED,
                        REVDIAL_LOG_INFO, why);
     rvd_agent_link_become(l, RVD_AGENT_RETIRED);
@@ -26936,11 +26933,8 @@ static void rvd_agent_link_retire(rvd_agent_link *l)
         revdial_session_kill(s);
     } else {
         l->is_up = 0;
-        pthread_mutex_lock(&a->own.lock);
-        drain_ms = a->drain_ms;
-        pthread_mutex_unlock(&a->own.lock);
         rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
-        revdial_session_drain(s, drain_ms);
+        revdial_session_drain(s, a->drain_ms);
     }
 }
 
@@ -27209,7 +27203,7 @@ static void rvd_agent_on_goaway(revdial_session *s)
         rvd_agent_link_stop(l, NULL);
         return;
     }
-    rvd_agent_link_wait(l, rvd_agent_backoff_ms(l));
+    rvd_agent_link_wait(l, rvd_agent_backoff_ms(l, 0));
 }
 
 // Another agent has replaced this session. Reconnecting soon would replace the other one in turn.
@@ -27265,9 +27259,7 @@ static const rvd_stream_host rvd_agent_host = {
 // May be called again: the earliest time at which streams must have ended counts.
 static void rvd_agent_stop_links(revdial_agent *a)
 {
-    pthread_mutex_lock(&a->own.lock);
     int drain_ms = a->drain_ms;
-    pthread_mutex_unlock(&a->own.lock);
     int64_t until_us = rvd_stream_deadline(drain_ms);
     if (a->stopping && until_us >= a->stop_until_us) return;
     a->stopping = 1;

@@ -127,7 +127,7 @@ static void storm_fail(storm *w, int at, int was_up)
     w->link->is_up = was_up;
     w->link->up_us = w->loop.now_us - (w->cfg.is_steady ? RVD_AGENT_STEADY_US : 0);
     rvd_agent_count_failure(w->link, RVD_AGENT_STEADY_US);
-    wait_ms = rvd_agent_backoff_ms(w->link);
+    wait_ms = rvd_agent_backoff_ms(w->link, 0);
     if (!w->cfg.has_jitter) wait_ms = RVD_AGENT_BACKOFF_MIN_MS;
     a->failures = w->link->failures;
     a->is_waiting = 0;
