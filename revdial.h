@@ -25147,7 +25147,7 @@ revdial_proxy *revdial_proxy_start(const revdial_proxy_config *cfg, revdial_err 
 #define RVD_AGENT_CHALLENGES 3          // per attempt: the first, and nonces that became stale
 #define RVD_AGENT_JOBS 64               // threads for credential_fn
 #define RVD_AGENT_RESOLVE_MS 30000      // default: what many names have as their TTL
-#define RVD_AGENT_RESOLVE_SOON_MS 5000  // after the last lookup, if a link has failed meanwhile
+#define RVD_AGENT_RESOLVE_SOON_US 5000000  // after the last lookup, if a link has failed meanwhile
 #define RVD_AGENT_MISSES 2  // answers without an address: one name server may lag behind others
 #define RVD_AGENT_STEADY_US 30000000    // after this time up the next failure is a first one
 #define RVD_AGENT_BACKOFF_MIN_MS 500    // default: a proxy that restarts is soon back
@@ -26503,28 +26503,23 @@ static void rvd_agent_link_move_timer(rvd_agent_link *l, int64_t at_us)
     rvd_loop_timer_move(l->agent->loop, &l->conn.timer, at_us);
 }
 
-// The next lookup of a name is due in this time, unless it is due sooner.
-static void rvd_agent_name_look_in(rvd_agent_name *n, int64_t wait_us)
+// The next lookup of a name is due at that time and within the spread behind it, unless it is due
+// sooner.
+static void rvd_agent_name_look_at(rvd_agent_name *n, int64_t at_us, int64_t spread_us)
 {
-    const int64_t at_us = rvd_loop_now(n->agent->loop) + wait_us;
+    at_us = rvd_base_later(at_us, rvd_loop_now(n->agent->loop));
+    at_us += (int64_t)(rvd_agent_random(n->agent) % (uint64_t)(spread_us + 1));
     if (at_us >= n->due_us) return;
     n->due_us = at_us;
     rvd_loop_timer_move(n->agent->loop, &n->conn.timer, at_us);
-}
-
-// A link of it has failed: its address may have changed.
-static void rvd_agent_name_look_soon(rvd_agent_name *n)
-{
-    int64_t wait_us = n->looked_us + RVD_AGENT_RESOLVE_SOON_MS * INT64_C(1000);
-    wait_us = rvd_base_later(wait_us - rvd_loop_now(n->agent->loop), 0);
-    rvd_agent_name_look_in(n, wait_us + (int64_t)(rvd_agent_random(n->agent) % 1000000));
 }
 
 static void rvd_agent_link_wait(rvd_agent_link *l, int wait_ms)
 {
     const int64_t until_us = rvd_loop_now(l->agent->loop) + (int64_t)wait_ms * 1000;
     rvd_agent_link_become(l, RVD_AGENT_WAITING);
-    if (l->name) rvd_agent_name_look_soon(l->name);
+    if (l->name)  // whose address may have changed
+        rvd_agent_name_look_at(l->name, l->name->looked_us + RVD_AGENT_RESOLVE_SOON_US, 1000000);
     rvd_agent_link_move_timer(l, until_us);
     pthread_mutex_lock(&l->agent->own.lock);
     l->retry_us = until_us;
@@ -26874,7 +26869,6 @@ static void rvd_agent_link_on_io(rvd_loop_io *io)
 }
 
 static rvd_agent_link *rvd_agent_link_new(revdial_agent *a, const char *text, revdial_err *err);
-static int rvd_agent_let_go(rvd_agent_member *m);
 
 // ---- all addresses of a name ----
 
@@ -26928,7 +26922,9 @@ static void rvd_agent_link_retire(rvd_agent_link *l)
     rvd_agent_link_move_timer(l, INT64_MAX);
     rvd_base_wipe(l->secret, sizeof l->secret);
     if (!s) return;
-    rvd_agent_let_go(s->member);
+    rvd_agent_member *m = s->member;
+    m->owner = NULL;
+    l->session = NULL;
     if (!l->is_up) {
         revdial_session_kill(s);
     } else {
@@ -26963,9 +26959,8 @@ static void rvd_agent_name_sift(rvd_agent_name *n, int count)
 static void rvd_agent_name_look_later(rvd_agent_name *n)
 {
     const int64_t ms = n->agent->cfg.resolve_ms ? n->agent->cfg.resolve_ms : RVD_AGENT_RESOLVE_MS;
-    const uint64_t part = rvd_agent_random(n->agent) % (uint64_t)(ms * 500 + 1);
     n->due_us = INT64_MAX;
-    rvd_agent_name_look_in(n, ms * 750 + (int64_t)part);
+    rvd_agent_name_look_at(n, rvd_loop_now(n->agent->loop) + ms * 750, ms * 500);
 }
 
 static void rvd_agent_name_on_found(rvd_loop_task *task)
@@ -27173,15 +27168,6 @@ static void rvd_agent_on_up(revdial_session *s)
     rvd_agent_tell(a, REVDIAL_UP, NULL, 0);
 }
 
-static int rvd_agent_let_go(rvd_agent_member *m)
-{
-    rvd_agent_link *l = m->owner;
-    m->owner = NULL;
-    if (!l) return 0;
-    l->session = NULL;
-    return 1;
-}
-
 // The proxy drains: streams go on, and a new session is made soon, to the proxy that then answers
 // at that address.
 static void rvd_agent_on_goaway(revdial_session *s)
@@ -27194,7 +27180,9 @@ static void rvd_agent_on_goaway(revdial_session *s)
     revdial_engine_get_info(s->engine, &info);
     rvd_stream_unlock(s);
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
-    if (!rvd_agent_let_go(m)) return;
+    if (!l) return;
+    m->owner = NULL;
+    l->session = NULL;
     rvd_agent_log_link(l, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, "the proxy is going away");
     // That is no failure in a row, however often a proxy is upgraded, unless the session carried
     // nothing and did not even last as long as the first wait.
