@@ -25682,7 +25682,7 @@ typedef struct rvd_agent_link {
     rvd_loop_job job;    // asks for a credential
     rvd_loop_task task;  // the job is done
     int result;          // of the job: 0, or REVDIAL_E*
-    revdial_err err;
+    revdial_err err;     // why the last attempt or session failed
     char secret[RVD_AGENT_SECRET];  // until the handshake is over
     char challenge[RVD_AGENT_CHALLENGE];
     unsigned challenges;  // of this attempt
@@ -26537,10 +26537,11 @@ static void rvd_agent_give_up(revdial_agent *a)
     }
 }
 
-// The attempt or the session is over: again later, or never.
-static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int retry_after_ms)
+// The attempt or the session is over, as l->err says: again later, or never.
+static void rvd_agent_link_failed(rvd_agent_link *l, int retry_after_ms)
 {
     revdial_agent *a = l->agent;
+    const revdial_err *why = &l->err;
     int rejected = rvd_agent_is_rejected(l, why->code);
     int was_replaced = l->is_up && why->code == REVDIAL_EDUPLICATE;
     rvd_base_wipe(l->secret, sizeof l->secret);  // the next attempt gets its own
@@ -26565,9 +26566,8 @@ static void rvd_agent_link_failed(rvd_agent_link *l, const revdial_err *why, int
 
 static void rvd_agent_link_fail(rvd_agent_link *l, int code, const char *text, const char *why)
 {
-    revdial_err err;
-    rvd_sys_fail(&err, code, 0, text, why);
-    rvd_agent_link_failed(l, &err, 0);
+    rvd_sys_fail(&l->err, code, 0, text, why);
+    rvd_agent_link_failed(l, 0);
 }
 
 static const rvd_stream_host rvd_agent_host;
@@ -26665,11 +26665,10 @@ static void rvd_agent_link_join(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
     rvd_agent_member *m;
-    revdial_err err;
     int r, fd = rvd_agent_connector_release(&l->conn);
     rvd_agent_link_unconnect(l);
     rvd_agent_link_move_timer(l, INT64_MAX);
-    revdial_session *s = rvd_agent_session_new(l, fd, &err);
+    revdial_session *s = rvd_agent_session_new(l, fd, &l->err);
     if (s) {
         m = s->member;
         m->owner = l;
@@ -26684,7 +26683,7 @@ static void rvd_agent_link_join(rvd_agent_link *l)
             l->session = s;
             return;
         }
-        rvd_stream_fail_sys(&err, r, "the loop cannot watch the connection");
+        rvd_stream_fail_sys(&l->err, r, "the loop cannot watch the connection");
         pthread_mutex_lock(&a->own.lock);
         rvd_owner_remove_locked(&a->own, &m->base);
         pthread_mutex_unlock(&a->own.lock);
@@ -26693,8 +26692,8 @@ static void rvd_agent_link_join(rvd_agent_link *l)
     rvd_sys_close(fd);
     revdial_session_unref(s);
     // A challenge that cannot be answered is the other end's mistake: it is not final.
-    if (l->challenge[0] && err.code == REVDIAL_EINVAL) err.code = REVDIAL_EUPGRADE;
-    rvd_agent_link_failed(l, &err, 0);
+    if (l->challenge[0] && l->err.code == REVDIAL_EINVAL) l->err.code = REVDIAL_EUPGRADE;
+    rvd_agent_link_failed(l, 0);
 }
 
 // The address that the link connects to: the egress proxy's or the proxy's.
@@ -26738,19 +26737,17 @@ static int rvd_agent_is_final(int code)
            code == REVDIAL_EINVAL || code == REVDIAL_ENOMEM;
 }
 
-// The server at this address gave us no session. The next address is tried.
-static void rvd_agent_link_turned_away(rvd_agent_link *l, const revdial_err *why,
-                                       int retry_after_ms)
+// The server at this address gave us no session, as l->err says. The next address is tried.
+static void rvd_agent_link_turned_away(rvd_agent_link *l, int retry_after_ms)
 {
     rvd_agent_link_unconnect(l);
     if (retry_after_ms > l->retry_after_ms) l->retry_after_ms = retry_after_ms;
-    if (l->agent->stopping || rvd_agent_is_final(why->code) ||
+    if (l->agent->stopping || rvd_agent_is_final(l->err.code) ||
         l->conn.address_at == l->conn.address_count) {
-        rvd_agent_link_failed(l, why, l->retry_after_ms);
+        rvd_agent_link_failed(l, l->retry_after_ms);
         return;
     }
-    rvd_agent_log_link(l, RVD_LOG_LINK_NEXT, REVDIAL_LOG_INFO, why->msg);
-    l->err = *why;
+    rvd_agent_log_link(l, RVD_LOG_LINK_NEXT, REVDIAL_LOG_INFO, l->err.msg);
     l->session = NULL;
     l->challenge[0] = '\0';
     l->challenges = 0;
@@ -26798,20 +26795,19 @@ static int rvd_agent_egress_receive(rvd_agent_link *l)
 static void rvd_agent_egress_pass(rvd_agent_link *l)
 {
     int sent = 0, r, state, retry_after_ms;
-    revdial_err err;
     do {
         if (sent == 0) sent = rvd_agent_egress_send(l);
         r = rvd_agent_egress_receive(l);
-        state = revdial_egress_state(l->egress, &err, &retry_after_ms);
+        state = revdial_egress_state(l->egress, &l->err, &retry_after_ms);
     } while (r > 0 && state == 0);
     if (state == 0 && r == -EAGAIN && sent == 0) return;
     if (state == 0 || (state > 0 && r < 0)) {  // or else what was not taken would go to the proxy
-        rvd_sys_fail(&err, REVDIAL_ELOST, r == -EAGAIN ? -sent : -r, rvd_agent_link_hop(l),
+        rvd_sys_fail(&l->err, REVDIAL_ELOST, r == -EAGAIN ? -sent : -r, rvd_agent_link_hop(l),
                      "the connection to the egress proxy was lost");
-        state = err.code;
+        state = l->err.code;
     }
     if (state < 0)
-        rvd_agent_link_turned_away(l, &err, retry_after_ms);
+        rvd_agent_link_turned_away(l, retry_after_ms);
     else
         rvd_agent_link_join(l);
 }
@@ -26820,12 +26816,11 @@ static void rvd_agent_egress_pass(rvd_agent_link *l)
 static void rvd_agent_egress_begin(rvd_agent_link *l)
 {
     revdial_agent *a = l->agent;
-    revdial_err err;
     rvd_agent_link_become(l, RVD_AGENT_PASSING);
     l->egress = revdial_egress_new(a->cfg.egress, l->endpoint, a->cfg.common.alloc,
-                                   a->cfg.common.alloc_ud, &err);
+                                   a->cfg.common.alloc_ud, &l->err);
     if (!l->egress) {
-        rvd_agent_link_turned_away(l, &err, 0);
+        rvd_agent_link_turned_away(l, 0);
         return;
     }
     rvd_agent_link_move_timer(l, l->conn.until_us);
@@ -26855,7 +26850,7 @@ static void rvd_agent_link_over(rvd_agent_connector *c, int is_connected)
             rvd_sys_fail(&l->err, REVDIAL_ESYS, -c->error, rvd_agent_link_hop(l),
                          rvd_agent_link_why(l, "cannot connect to the proxy",
                                             "cannot connect to the egress proxy"));
-        rvd_agent_link_failed(l, &l->err, l->retry_after_ms);
+        rvd_agent_link_failed(l, l->retry_after_ms);
     }
 }
 
@@ -27038,7 +27033,7 @@ static void rvd_agent_link_on_found(rvd_loop_task *task)
     if (l->conn.lookup.result <= 0) {
         rvd_sys_resolve_fail(&l->err, l->conn.lookup.result, rvd_agent_link_hop(l),
                              rvd_agent_link_why(l, "no such host", "no such egress proxy"));
-        rvd_agent_link_failed(l, &l->err, 0);
+        rvd_agent_link_failed(l, 0);
         return;
     }
     l->conn.address_count = l->conn.lookup.result;
@@ -27070,7 +27065,7 @@ static void rvd_agent_link_prepared(rvd_loop_task *task)
     rvd_stream_work_end(&l->agent->own.work);
     if (!rvd_agent_link_is_wanted(l)) return;
     if (l->result)
-        rvd_agent_link_failed(l, &l->err, 0);
+        rvd_agent_link_failed(l, 0);
     else
         rvd_agent_link_resolve(l);
 }
@@ -27119,14 +27114,13 @@ static void rvd_agent_link_next(rvd_agent_link *l)
 static void rvd_agent_link_on_timer(rvd_loop_timer *t)
 {
     rvd_agent_link *l = RVD_BASE_OWNER(t, rvd_agent_link, conn.timer);
-    revdial_err err;
     rvd_agent_link_move_timer(l, INT64_MAX);  // into the slot that it has just left
     if (l->state == RVD_AGENT_CONNECTING) {
         rvd_agent_connector_failed(&l->conn, -ETIMEDOUT);
     } else if (l->state == RVD_AGENT_PASSING) {
-        rvd_sys_fail(&err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
+        rvd_sys_fail(&l->err, REVDIAL_ETIMEDOUT, 0, rvd_agent_link_hop(l),
                      "the egress proxy did not answer in time");
-        rvd_agent_link_turned_away(l, &err, 0);
+        rvd_agent_link_turned_away(l, 0);
     } else if (l->state == RVD_AGENT_WAITING) {
         rvd_agent_link_next(l);
     }
@@ -27217,6 +27211,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     if (why->code == REVDIAL_ETIMEDOUT && a->stopping && m->base.is_up) a->own.was_cut = 1;
     pthread_mutex_unlock(&a->own.lock);
     if (m->base.is_up) rvd_agent_tell(a, REVDIAL_DOWN, why, 0);
+    if (l && !m->is_challenged) l->err = *why;
     if (l && m->is_challenged && l->challenges++ < RVD_AGENT_CHALLENGES && !a->stopping)
         rvd_agent_link_answer(l);
     else if (l && m->is_challenged)
@@ -27224,11 +27219,11 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
             l, REVDIAL_EUPGRADE, l->told.url,
             "refuses answers to its own challenges (several proxies behind one address?)");
     else if (l && !m->base.is_up)
-        rvd_agent_link_turned_away(l, why, m->retry_after_ms);
+        rvd_agent_link_turned_away(l, m->retry_after_ms);
     else if (l && why->code == REVDIAL_EDUPLICATE)
         rvd_agent_link_replaced(l, s->instance);
     else if (l)
-        rvd_agent_link_failed(l, why, m->retry_after_ms);
+        rvd_agent_link_failed(l, m->retry_after_ms);
     revdial_session_unref(s);
     rvd_agent_check_over(a);
 }
