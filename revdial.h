@@ -9888,14 +9888,10 @@ static void rvd_http_write_challenges(rvd_base_text *t, const rvd_http_answer *a
         rvd_http_write_quoted(t, ", nonce", answer->nonce);
         rvd_base_text_add(t, answer->is_stale ? ", stale=true\r\n" : "\r\n");
     }
-    if (schemes & REVDIAL_AUTH_BEARER) {
-        rvd_http_write_quoted(t, "WWW-Authenticate: Bearer realm", realm);
-        rvd_base_text_add(t, "\r\n");
-    }
-    if (schemes & REVDIAL_AUTH_BASIC) {
-        rvd_http_write_quoted(t, "WWW-Authenticate: Basic realm", realm);
-        rvd_base_text_add(t, "\r\n");
-    }
+    if (schemes & REVDIAL_AUTH_BEARER)
+        RVD_BASE_ADD(t, "WWW-Authenticate: Bearer realm=\"", realm, "\"\r\n");
+    if (schemes & REVDIAL_AUTH_BASIC)
+        RVD_BASE_ADD(t, "WWW-Authenticate: Basic realm=\"", realm, "\"\r\n");
 }
 
 static void rvd_http_write_refusal(rvd_base_text *t, const rvd_http_answer *answer)
@@ -25843,33 +25839,33 @@ static void rvd_agent_log_forward(rvd_log_line *l, const rvd_agent_forward *f, r
 // Why the target was refused, for the agent's own log: the dialler is told a code only.
 static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *buf, size_t size)
 {
+    const char *before = NULL, *what = revdial_reset_text(reset), *behind = NULL, *cause = NULL;
     char address[RVD_SYS_TEXT_MAX];
     rvd_sys_endpoint e;
     revdial_err err;
     if (f->is_refused) {
-        RVD_BASE_JOIN(buf, size, "refused by target_fn: ", revdial_reset_text(reset));
+        before = "refused by target_fn: ";
     } else if (!f->target && reset == REVDIAL_RESET_FORBIDDEN) {
-        int is_hooks = f->agent->cfg.default_target != NULL;
-        RVD_BASE_JOIN(buf, size,
-                      is_hooks ? "target_fn named no target, or one that is too long"
-                               : "no target was asked for, and there is no default (--target)");
+        what = f->agent->cfg.default_target
+                   ? "target_fn named no target, or one that is too long"
+                   : "no target was asked for, and there is no default (--target)";
     } else if (f->target && rvd_sys_addr_split(f->target, 1, &e, &err) < 0) {
-        RVD_BASE_JOIN(buf, size, err.msg);
+        what = err.msg;
     } else if (reset == REVDIAL_RESET_FORBIDDEN && f->denied && f->kind == RVD_SYS_NAME) {
         rvd_sys_addr_format(&f->conn.lookup.out[f->denied - 1], address, sizeof address);
-        RVD_BASE_JOIN(buf, size, "the name leads to ", address,
-                      ", which no rule allows: a name reaches special addresses only by a rule "
-                      "for the address");
+        before = "the name leads to ";
+        what = address;
+        behind = ", which no rule allows: a name reaches special addresses only by a rule for the "
+                 "address";
     } else if (f->conn.lookup.result == -EAGAIN) {
-        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset),
-                      ": no name server gives an answer (DNS)");
+        behind = ": no name server gives an answer (DNS)";
     } else if (f->conn.error &&
                (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM ||
                 reset == REVDIAL_RESET_INTERNAL)) {
-        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset), ": ", strerror(-f->conn.error));
-    } else {
-        RVD_BASE_JOIN(buf, size, revdial_reset_text(reset));
+        behind = ": ";
+        cause = strerror(-f->conn.error);
     }
+    RVD_BASE_JOIN(buf, size, before, what, behind, cause);
 }
 
 static void rvd_agent_forward_refuse(rvd_agent_forward *f, int reset)
@@ -25933,7 +25929,6 @@ static int rvd_agent_header_send(rvd_agent_forward *f)
 typedef struct rvd_agent_access {
     revdial_agent *agent;
     int64_t since_us;
-    size_t size;
     char about[];  // the fields that it began with
 } rvd_agent_access;
 
@@ -25947,7 +25942,7 @@ static void rvd_agent_access_on_over(void *ud, const uint64_t moved[2], const re
         rvd_stream_log_end(&l, moved[1], moved[0], x->since_us, why);
         rvd_log_end(&a->own.log, &l);
     }
-    rvd_owner_free(&a->own, x, x->size);
+    rvd_owner_free(&a->own, x, sizeof *x + strlen(x->about) + 1);
 }
 
 // Without memory the end of the stream is not logged.
@@ -25964,7 +25959,6 @@ static void rvd_agent_access_begin(const rvd_agent_forward *f, revdial_relay_opt
     if (!x) return;
     x->agent = a;
     x->since_us = rvd_loop_now(f->session->loop);
-    x->size = size;
     memcpy(x->about, l.text, size - sizeof *x);
     opts->done = rvd_agent_access_on_over;
     opts->ud = x;
@@ -27269,14 +27263,6 @@ static void rvd_agent_stop_links(revdial_agent *a)
     rvd_agent_check_over(a);
 }
 
-// A session whose peer takes no bytes must not hold up the stop.
-static void rvd_agent_cut(revdial_agent *a)
-{
-    if (a->has_cut || rvd_loop_now(a->loop) < a->stop_until_us + RVD_AGENT_LAST_US) return;
-    a->has_cut = 1;
-    rvd_relay_group_end(&a->group);
-}
-
 static void rvd_agent_on_stop_task(rvd_loop_task *task)
 {
     rvd_agent_stop_links(RVD_BASE_OWNER(task, revdial_agent, stop_task));
@@ -27289,7 +27275,12 @@ static void rvd_agent_on_stop_timer(rvd_loop_timer *t)
     rvd_loop_timer_move(a->loop, t, INT64_MAX);  // into the place that it has just left
     if (!a->is_over && a->cfg.stop && *a->cfg.stop) rvd_agent_stop_links(a);
     if (!a->is_over && a->stopping) rvd_agent_check_over(a);
-    if (!a->is_over && a->stopping && a->stop_until_us != INT64_MAX) rvd_agent_cut(a);
+    // A session whose peer takes no bytes must not hold up the stop.
+    if (!a->is_over && a->stopping && !a->has_cut && a->stop_until_us != INT64_MAX &&
+        rvd_loop_now(a->loop) >= a->stop_until_us + RVD_AGENT_LAST_US) {
+        a->has_cut = 1;
+        rvd_relay_group_end(&a->group);
+    }
     if (!a->is_over) {
         rvd_agent_look_again(a, RVD_AGENT_STOP_US);
         return;
