@@ -20851,8 +20851,8 @@ typedef struct rvd_proxy_listener {
     enum rvd_proxy_listener_state state;
     rvd_base_link link;                 // in p->listeners, those for backends first
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
-    unsigned waiting;                   // clients dialled for
-    int is_full;                        // nothing is accepted before a dial is over
+    unsigned waiting;                   // clients on their way
+    int is_full;                        // nothing is accepted before one of them is over
     unsigned unexpose_flags;
     size_t size;   // of all
     char texts[];  // an arena: those of expose
@@ -21694,9 +21694,8 @@ static void rvd_proxy_auth_done(rvd_loop_task *task)
         if (!a->identity[0] && p->cfg.auth_after_table)  // what a row would give
             rvd_auth_identity_of(&p->guard, &m->auth, a->identity);
         RVD_BASE_JOIN(s->identity, sizeof s->identity, a->identity);
-        if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_proxy_label_set(s, a->label))
-            a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
-        if (a->verdict == REVDIAL_VERDICT_ADMIT && rvd_auth_quota_problem(&a->quota))
+        if (a->verdict == REVDIAL_VERDICT_ADMIT &&
+            (rvd_proxy_label_set(s, a->label) || rvd_auth_quota_problem(&a->quota)))
             a->verdict = REVDIAL_VERDICT_UNAVAILABLE;
         rvd_proxy_holder_set(s, a->group);
         m->base.quota = a->quota;
@@ -23620,7 +23619,8 @@ static int rvd_proxy_route_refuse(rvd_proxy_route *r, const revdial_route *q,
 }
 
 // What a hook gets to see of it.
-static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q)
+static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q,
+                                      const uint8_t *data, size_t len)
 {
     const revdial_expose *x = &r->listener->expose;
     memset(q, 0, offsetof(revdial_route, text));
@@ -23628,7 +23628,8 @@ static void rvd_proxy_route_hook_init(const rvd_proxy_route *r, revdial_route *q
     q->over = NULL;
     q->crowd = 0;
     q->why = NULL;
-    q->data = (const uint8_t *)"";
+    q->data = data;
+    q->len = len;
     q->is_end = r->is_end;
     q->fd = r->io.fd;
     q->client = r->from;
@@ -23699,7 +23700,7 @@ static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
             rvd_proxy_route_join(r);
         return 0;
     }
-    rvd_proxy_route_hook_init(r, &q);
+    rvd_proxy_route_hook_init(r, &q, (const uint8_t *)"", 0);
     if (l->expose.route_done && !rvd_proxy_route_is_cut(r)) {
         const sigset_t ours = rvd_sys_hook_begin(&l->proxy->groups[0].mask);
         l->expose.route_done(l->expose.route_ud, &q, why);
@@ -23845,9 +23846,7 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
     rvd_loop *loop = r->listener->proxy->loops[0];
     revdial_route q;
     revdial_err why;
-    rvd_proxy_route_hook_init(r, &q);
-    q.data = data;
-    q.len = len;
+    rvd_proxy_route_hook_init(r, &q, data, len);
     rvd_loop_remove(loop, &r->io);  // a hook that takes the client may have closed it
     int verdict = rvd_proxy_route_verdict(r, &q);
     q.data = data;
@@ -24122,9 +24121,7 @@ static void rvd_proxy_route_plain(rvd_proxy_route *r, int family)
     ptrdiff_t n = family == AF_UNIX ? 0 : rvd_sys_read(r->io.fd, early, REVDIAL_EARLY_MAX);
     revdial_route q;
     revdial_err err;
-    rvd_proxy_route_hook_init(r, &q);
-    q.data = early;
-    q.len = n > 0 ? (size_t)n : 0;
+    rvd_proxy_route_hook_init(r, &q, early, n > 0 ? (size_t)n : 0);
     if (n >= 0 || n == -EAGAIN || n == -ENOMEM || n == -ENOBUFS) {
         rvd_proxy_route_dial(r, &q);
         return;
