@@ -11207,15 +11207,21 @@ static void rvd_engine_ws_ended(revdial_engine *e)
 {
     rvd_mux *m = &e->mux;
     const rvd_ws *w = e->framer;
-    if (w->state == RVD_WS_FAILED)
+    if (w->state == RVD_WS_FAILED) {
         rvd_mux_die(m, REVDIAL_EPROTO, w->text);
-    else if (w->status <= RVD_WS_STATUS_AWAY)  // or NONE, or NORMAL
-        rvd_mux_eof(m);
-    else if (w->status == RVD_WS_STATUS_PROTOCOL || w->status == RVD_WS_STATUS_UNSUPPORTED ||
-             w->status == RVD_WS_STATUS_BAD_DATA)
+        return;
+    }
+    switch (w->status) {
+    case RVD_WS_STATUS_NONE:
+    case RVD_WS_STATUS_NORMAL:
+    case RVD_WS_STATUS_AWAY: rvd_mux_eof(m); break;
+    case RVD_WS_STATUS_PROTOCOL:
+    case RVD_WS_STATUS_UNSUPPORTED:
+    case RVD_WS_STATUS_BAD_DATA:
         rvd_mux_die(m, REVDIAL_EPROTO, "WebSocket: the peer reports a protocol error");
-    else
-        rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
+        break;
+    default: rvd_mux_die(m, REVDIAL_ELOST, "WebSocket: the peer closed it with an unusual status");
+    }
 }
 
 static size_t rvd_engine_ws_input(revdial_engine *e, const uint8_t *p, size_t len)
