@@ -554,12 +554,16 @@ static int rvd_tls_load_lists(rvd_tls_setup *s, rvd_tls_blob *b)
     return r == 0;
 }
 
+// What it may be that mbedTLS cannot read, and what it can.
+#define RVD_TLS_KINDS ": mbedTLS knows RSA and ECDSA (P-256, P-384), and not Ed25519"
+
 // What is wrong with a blob, or NULL.
 static const char *rvd_tls_take_authorities(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b)
 {
     int r = mbedtls_x509_crt_parse(&s->ca, b->data, rvd_tls_blob_size(b));
     // The system's may hold some that this library does not know.
-    if (r < 0 || (r > 0 && m->ca)) return "not all of it is certificates that can be read";
+    if (r < 0 || (r > 0 && m->ca))
+        return "not all of it is certificates that can be read" RVD_TLS_KINDS;
     return rvd_tls_load_lists(s, b) ? NULL : "a revocation list cannot be read";
 }
 
@@ -567,7 +571,7 @@ static const char *rvd_tls_take_cert(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls
 {
     int r = mbedtls_x509_crt_parse(&s->own, b->data, rvd_tls_blob_size(b));
     (void)m;
-    return r == 0 ? NULL : "holds no certificate that can be read";
+    return r == 0 ? NULL : "holds no certificate that can be read" RVD_TLS_KINDS;
 }
 
 static const char *rvd_tls_take_key(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b)
@@ -577,9 +581,11 @@ static const char *rvd_tls_take_key(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_
     (void)m;  // where no random numbers are wanted
     if (r == MBEDTLS_ERR_PK_PASSWORD_REQUIRED || r == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
         return "the key is encrypted";
-    if (r) return "holds no key that can be read";
+    if (r) return "holds no key that can be read" RVD_TLS_KINDS;
     r = mbedtls_pk_check_pair(&s->own.pk, &s->key RVD_TLS_KEY_RANDOM(&m->random));
-    return r == 0 ? NULL : "the key does not belong to the certificate";
+    return r == 0 ? NULL
+                  : "the key does not belong to the certificate, which is the first one of its "
+                    "file";
 }
 
 typedef struct rvd_tls_source {
@@ -863,7 +869,8 @@ static int rvd_tls_result(rvd_tls_link *l, int r)
     else if (r == RVD_TLS_BAD_VERSION)
         rvd_tls_say(l, "the peer speaks no version that is accepted: 1.2 is the oldest", "");
     else if (RVD_TLS_NO_SUITE(r))
-        rvd_tls_say(l, "the peer has no cipher suite that is accepted here", "");
+        rvd_tls_say(l, "the peer has no cipher suite that is accepted here",
+                    ", or none for our certificate: P-256, P-384 and RSA suit all");
     else if (l->ssl.RVD_TLS_FIELD(state) <= MBEDTLS_SSL_SERVER_HELLO &&
              r == MBEDTLS_ERR_SSL_INVALID_RECORD)
         rvd_tls_say(l, "what the peer says is not TLS: ",

@@ -562,7 +562,7 @@ static int ossl_load_key(SSL_CTX *c, const char *file, revdial_err *err)
         problem = "holds no key that can be read";
     else if (X509_check_private_key(SSL_CTX_get0_certificate(c), key) != 1 ||
              SSL_CTX_use_PrivateKey(c, key) != 1)
-        problem = "the key does not belong to the certificate";
+        problem = "the key does not belong to the certificate, which is the first one of its file";
     EVP_PKEY_free(key);
     BIO_free(b);
     return problem ? ossl_fail(err, REVDIAL_EINVAL, name, problem) : REVDIAL_OK;

@@ -340,7 +340,8 @@ TEST(D10_files_that_are_not_good_are_named)
 {
     tls_load("server.pem", "server.key", NULL, NULL);
     tls_load("server.der", "server.key.der", NULL, NULL);
-    tls_load("server.pem", "server2.key", NULL, "server2.key: the key does not belong to the");
+    tls_load("server.pem", "server2.key", NULL,
+             "server2.key: the key does not belong to the certificate, which is the first one");
     tls_load("server.pem", "server_encrypted.key", NULL, "encrypted.key: the key is encrypted");
     tls_load("empty.pem", "server.key", NULL, "empty.pem: is empty");
     tls_load("text.pem", "server.key", NULL, "text.pem: holds no certificate");
@@ -355,6 +356,25 @@ TEST(D10_files_that_are_not_good_are_named)
     tls_load(NULL, "server.key", NULL, "belong together");
     tls_load(NULL, NULL, NULL, "a server needs a certificate");
 }
+
+#ifndef PROGRAM_TLS_OPENSSL
+TEST(D10_a_certificate_that_mbedtls_does_not_know_is_refused_with_what_it_does_know)
+{
+    static const char ed25519[] =
+        "-----BEGIN CERTIFICATE-----\n"
+        "MIIBUzCCAQWgAwIBAgIUJ1EC6wfv/bIVGypfrbdeBIAHk3UwBQYDK2VwMBQxEjAQ\n"
+        "BgNVBAMMCWxvY2FsaG9zdDAeFw0yNjEyMDExMDAxMTlaFw0yNjEyMzExMDAxMTla\n"
+        "MBQxEjAQBgNVBAMMCWxvY2FsaG9zdDAqMAUGAytlcAMhAL1DiIbeEglXwxST5T8Y\n"
+        "OJXwvEgiog2fuemxsmhF9+bGo2kwZzAdBgNVHQ4EFgQUW8u9Lhpreh8mhNQKGF0X\n"
+        "9aS+nkIwHwYDVR0jBBgwFoAUW8u9Lhpreh8mhNQKGF0X9aS+nkIwDwYDVR0TAQH/\n"
+        "BAUwAwEB/zAUBgNVHREEDTALgglsb2NhbGhvc3QwBQYDK2VwA0EANCRNpU8xcCom\n"
+        "rQXnxTxG6ctUNlKHzgcpra4Yx9zl3+Leli/irzishhPOmBrVV0l49zW+LJK5UROk\n"
+        "abSs3FLjCA==\n"
+        "-----END CERTIFICATE-----\n";
+    tls_load(ed25519, "server.key", NULL, "mbedTLS knows RSA and ECDSA (P-256, P-384), and not");
+    tls_load("server.pem", "server.key", ed25519, "read: mbedTLS knows RSA and ECDSA");
+}
+#endif
 
 // Root reads everything, so it is nobody that tries.
 TEST(D10_an_unreadable_file_is_named)
