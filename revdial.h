@@ -25525,7 +25525,7 @@ static void rvd_agent_connector_init(rvd_agent_connector *c, rvd_loop *loop,
     c->lookup.max = RVD_LOOKUP_ADDRESSES;
 }
 
-//   returns  0: lookup.done runs, at once if no name is to be found; or -errno
+//   returns  1 the addresses are in place; 0 lookup.done tells; or -errno
 static int rvd_agent_connector_find(rvd_agent_connector *c, rvd_lookup_desk *desk, uint64_t asker,
                                     const char *text)
 {
@@ -25533,8 +25533,7 @@ static int rvd_agent_connector_find(rvd_agent_connector *c, rvd_lookup_desk *des
     if (rvd_sys_addr_split(text, 1, &e, NULL) == 0 && e.kind == RVD_SYS_NAME)
         return rvd_lookup_begin(desk, &c->lookup, asker, &e);
     c->lookup.result = rvd_sys_addr_parse(text, 1, c->lookup.out, NULL) == 0 ? 1 : -ENOENT;
-    c->lookup.done->run(c->lookup.done);
-    return 0;
+    return 1;
 }
 
 // Gives the connection to the caller.
@@ -25668,7 +25667,7 @@ typedef struct rvd_agent_link {
     rvd_sys_addr pinned;              // this address
     unsigned missed;                  // answers in a row that did not have it
     // The timer is always set until STOPPED, to INT64_MAX if there is nothing to wait for, because
-    // moving it needs no memory.
+    // moving it needs no memory. lookup.done is posted even if no lookup was needed.
     rvd_agent_connector conn;
     rvd_sys_addr addresses[RVD_LOOKUP_ADDRESSES];
     rvd_loop_task found;
@@ -26179,9 +26178,13 @@ static void rvd_agent_forward_begin(rvd_agent_forward *f)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_INTERNAL);
         return;
     }
-    f->resolving = 1;
-    if (rvd_agent_connector_find(&f->conn, f->agent->lookups, (uint64_t)(uintptr_t)f->session,
-                                 f->target) < 0)
+    int r = rvd_agent_connector_find(&f->conn, f->agent->lookups, (uint64_t)(uintptr_t)f->session,
+                                     f->target);
+    f->resolving = r == 0;
+    f->conn.address_count = r == 1 && f->conn.lookup.result == 1;
+    if (r == 1)
+        rvd_agent_connector_next(&f->conn);
+    else if (r < 0)
         rvd_agent_forward_refuse(f, REVDIAL_RESET_CALM);
 }
 
@@ -27042,17 +27045,20 @@ static void rvd_agent_link_on_found(rvd_loop_task *task)
     rvd_agent_link_begin(l);
 }
 
-// Finds the addresses of the link; l->found runs then, also if no lookup is needed.
+// Finds the addresses of the link; l->found runs next, also if no lookup is needed.
 static void rvd_agent_link_resolve(rvd_agent_link *l)
 {
+    revdial_agent *a = l->agent;
+    int r = 1;
     if (l->name) {
         l->conn.lookup.result = 1;
         l->addresses[0] = l->pinned;
-        rvd_agent_link_on_found(&l->found);
-    } else if (rvd_agent_connector_find(&l->conn, l->agent->lookups, RVD_LOOKUP_URGENT,
-                                        rvd_agent_link_hop(l)) < 0) {
-        rvd_agent_link_fail(l, REVDIAL_ESYS, l->told.url, "no thread to resolve the host");
+    } else {
+        r = rvd_agent_connector_find(&l->conn, a->lookups, RVD_LOOKUP_URGENT,
+                                     rvd_agent_link_hop(l));
     }
+    if (r < 0) rvd_agent_link_fail(l, REVDIAL_ESYS, l->told.url, "no thread to resolve the host");
+    if (r == 1) rvd_loop_post(a->loop, &l->found);
 }
 
 // The job is done.
