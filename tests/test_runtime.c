@@ -538,7 +538,7 @@ TEST(a_writer_without_credit_stops_at_its_deadline_and_says_how_much_it_took)
         if (CHECK(st != NULL)) {
             revdial_flow_info l;
             revdial_stream_get_flow(st, &l);
-            revdial_stream_set_deadline(st, REVDIAL_WR, 50);
+            revdial_stream_set_deadline(st, REVDIAL_WR, 500);
             CHECK_INT(revdial_write(st, buf, 1 << 20), l.send_credit);
             CHECK_INT(revdial_write(st, buf, 1), REVDIAL_ETIMEDOUT);
             revdial_stream_set_deadline(st, REVDIAL_WR, 0);
