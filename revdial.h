@@ -4387,6 +4387,7 @@ typedef struct rvd_mux_config {
 typedef struct rvd_mux {
     rvd_heap *heap;
     rvd_mux_config cfg;
+    char dial_prefix[18];  // of the ids of dials: the session's id and a dot
     int64_t now_us, wake_us;
 
     rvd_mux_stream **table;  // chains, keyed by a secret multiple of the id
@@ -7097,15 +7098,12 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     uint8_t *at = rvd_mux_out_room(m, room);
     uint32_t extra = m->cfg.limits.stream_window - m->cfg.recv_window;
     size_t len = 0;
-    char id_text[40];
-    rvd_base_text id = rvd_base_text_in(id_text, sizeof id_text);
+    char id[40];
     if (!at) return REVDIAL_ENOMEM;
     if (with) {
-        rvd_base_text_add_hex16(&id, m->cfg.session_id);
-        RVD_BASE_ADD(&id, ".", RVD_BASE_NUMBER(m->next_id));
+        RVD_BASE_JOIN(id, sizeof id, m->dial_prefix, RVD_BASE_NUMBER(m->next_id));
         // There is room for its NUL: at least a header follows.
-        len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX + 1, opts,
-                                    id_text);
+        len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX + 1, opts, id);
         if (!len) return REVDIAL_EINVAL;
     }
     rvd_mux_stream *s = rvd_mux_stream_new(m, m->next_id, RVD_MUX_ASKED);
@@ -7269,7 +7267,7 @@ static void rvd_mux_ease(rvd_mux *m)
 static inline int rvd_mux_is_easy(const rvd_mux *m, const rvd_mux_stream *s, size_t len)
 {
     return len - 1 < RVD_MUX_SPARSE_BYTES && m->out_added + RVD_WIRE_HEADER + len <= m->out_easy &&
-           s->phase == RVD_MUX_OPEN && s->tx == RVD_MUX_TX_OPEN && !s->promise &&
+           s->phase != RVD_MUX_SHOWN && s->tx == RVD_MUX_TX_OPEN && !s->promise &&
            s->send_credit >= RVD_MUX_SPARSE_BYTES && m->growing != s;
 }
 
@@ -7384,6 +7382,9 @@ static int rvd_mux_start(rvd_mux *m, rvd_heap *heap, const rvd_mux_config *cfg, 
 {
     m->heap = heap;
     m->cfg = *cfg;
+    rvd_base_text prefix = rvd_base_text_in(m->dial_prefix, sizeof m->dial_prefix);
+    rvd_base_text_add_hex16(&prefix, cfg->session_id);
+    rvd_base_text_add(&prefix, ".");
     m->now_us = m->last_rx_us = m->progress_us = m->acked_us = now_us;
     m->next_rtt_us = now_us;  // the first ping goes out at once:
     m->pinged_bytes = UINT64_MAX;
