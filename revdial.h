@@ -1446,10 +1446,11 @@ typedef struct revdial_proxy_config {
     // refused.
     unsigned max_pending;
     // A session, also a peer's, came up, is drained by the backend or because its credential has
-    // expired, or is down (why is NULL when this side ended it, but REVDIAL_EDRAINING after a
-    // drain). On an I/O thread: must not block. UP and DOWN come in pairs; no dial can pick the
-    // session before UP has returned, nor from DOWN on. So dial with REVDIAL_DIAL_WAIT for a port
-    // that UP opens.
+    // expired, or is down. DOWN has a why, except after revdial_session_kill() and
+    // revdial_proxy_stop(). It is ours if it is REVDIAL_EDRAINING (drained), EDUPLICATE (replaced),
+    // EAUTH (its credential is withdrawn), or ETIMEDOUT (cut by a drain, or the peer is silent). On
+    // an I/O thread: must not block. UP and DOWN come in pairs; no dial can pick the session before
+    // UP has returned, nor from DOWN on. So dial with REVDIAL_DIAL_WAIT for a port that UP opens.
     void (*on_session)(void *ud, revdial_session *s, int state, const revdial_err *why);
     // The backend opened a stream to us. NULL = refused. On a thread of its own; owns st. At most
     // 1024 run at one time, and a session may start one only while its own calls plus those of all
@@ -3204,7 +3205,8 @@ enum {
     RVD_WIRE_TLV_NAME = 0xE2        // to a peer: the backend that is asked for
 };
 
-// A field of which `size` has room for the length: with more it does not fit.
+// A field. A length that its 16 bits do not hold is more than any text here has room for, and that
+// shows as an overflow.
 static void rvd_wire_tlv_put(rvd_base_text *t, uint32_t type, const char *a, const char *b)
 {
     uint8_t head[3] = {(uint8_t)type, 0, 0};
@@ -6560,8 +6562,7 @@ static RVD_BASE_FAST rvd_mux_stream *rvd_mux_plain(rvd_mux *m, const uint8_t *p,
 static RVD_BASE_FAST size_t rvd_mux_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
     if (rvd_mux_has_events(m)) return 0;
-    rvd_mux_stream *s =
-        !m->body_left && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
+    rvd_mux_stream *s = !m->body_left && !m->header_len ? rvd_mux_plain(m, p, len) : NULL;
     if (!s) return rvd_mux_any_input(m, p, len);
     m->slice_stream = s;
     m->slice = p + RVD_WIRE_HEADER;
@@ -7251,15 +7252,17 @@ static RVD_BASE_FAST ptrdiff_t rvd_mux_write_begin(rvd_mux *m, rvd_mux_stream *s
 // What lets one small frame go lets those behind it go, too: nobody waits for a turn, no rate is
 // limited, and the session lives. What counts bytes is a position: where the chunk ends, the
 // output's limit, the cap of the queue control, or the next ping. What brings one of these nearer
-// takes `out_easy` back. That saves 40 of 170 instructions of a write.
+// takes `out_easy` back, except the time, by which a ping on a short round trip may be due: it is
+// late by a chunk at most. That saves 40 of 170 instructions of a write.
 static void rvd_mux_ease(rvd_mux *m)
 {
-    uint64_t queued = rvd_mux_out_len(m), room = m->out_tail->size - m->out_tail->end;
-    uint32_t paced = rvd_mux_pace_room(m);
+    uint32_t room = m->out_tail->size - m->out_tail->end, paced = rvd_mux_pace_room(m);
+    uint64_t queued = rvd_mux_out_len(m);
     if (rvd_mux_has_waiters(m) || m->is_rated || queued >= m->out_max || !paced) return;
-    room = rvd_base_min(room, rvd_base_min(m->out_max - queued, paced - RVD_PACE_CRUMB));
+    room = rvd_base_min_u32(room, (uint32_t)(m->out_max - queued));  // which is less than 4 GiB
+    room = rvd_base_min_u32(room, paced - RVD_PACE_CRUMB);
     if (rvd_mux_is_paced(m))
-        room = rvd_base_min(room, rvd_pace_ahead(&m->pace, (uint32_t)m->out_added, m->now_us));
+        room = rvd_base_min_u32(room, rvd_pace_ahead(&m->pace, (uint32_t)m->out_added, m->now_us));
     m->out_easy = m->out_added + room;
 }
 
@@ -10234,9 +10237,9 @@ static void rvd_egress_put_socks(revdial_egress *v, const rvd_egress_url *u, con
         v->login_at = o.len;
         rvd_base_text_add_bytes(&o, &version, 1);
         rvd_base_text_add_bytes(&o, &lengths[0], 1);
-        rvd_base_text_add_bytes(&o, u->user, u->user_len);
+        rvd_base_text_add_bytes(&o, u->user, lengths[0]);
         rvd_base_text_add_bytes(&o, &lengths[1], 1);
-        rvd_base_text_add_bytes(&o, u->password, u->password_len);
+        rvd_base_text_add_bytes(&o, u->password, lengths[1]);
     }
     v->request_at = o.len;
     rvd_egress_put_target(&o, target);
@@ -11944,8 +11947,8 @@ typedef ptrdiff_t rvd_engine_put_fn(rvd_mux *m, rvd_mux_stream *s, const uint8_t
                                     size_t len);
 
 // Writes or lends, a frame at a time, as much as may go now. Returns how much, or why nothing.
-static ptrdiff_t rvd_engine_put(revdial_engine *e, rvd_mux_stream *s, const void *buf,
-                                              size_t len, rvd_engine_put_fn *put)
+static ptrdiff_t rvd_engine_put(revdial_engine *e, rvd_mux_stream *s, const void *buf, size_t len,
+                                rvd_engine_put_fn *put)
 {
     const uint8_t *from = buf;
     size_t done = 0;
@@ -12147,8 +12150,7 @@ static int rvd_engine_limits_check(const revdial_limits *l, revdial_err *err)
         {"write_stall_ms: time ", l->write_stall_ms, 1, INT32_MAX},
         {"max_own_streams: ", l->max_own_streams, 1, RVD_BASE_STREAMS_MAX},
         {"stream_rate: ", rvd_engine_rate(l->stream_rate), RVD_BASE_RATE_MIN, RVD_BASE_RATE_MAX},
-        {"session_rate: ", rvd_engine_rate(l->session_rate), RVD_BASE_RATE_MIN,
-         RVD_BASE_RATE_MAX}};
+        {"session_rate: ", rvd_engine_rate(l->session_rate), RVD_BASE_RATE_MIN, RVD_BASE_RATE_MAX}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         const struct range *r = &ranges[i];
         char text[128];
@@ -13957,8 +13959,8 @@ static int rvd_sys_accept(int listener, rvd_sys_addr *peer)
     if (!peer) peer = &ignored;
     rvd_sys_addr_init(peer);
 #if RVD_SYS_FLAGS_ATOMIC
-    RVD_SYS_RETRY(
-        fd, RVD_SYS(accept4)(listener, &peer->sa, &peer->len, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    RVD_SYS_RETRY(fd,
+                  RVD_SYS(accept4)(listener, &peer->sa, &peer->len, SOCK_NONBLOCK | SOCK_CLOEXEC));
 #else
     RVD_SYS_RETRY(fd, RVD_SYS(accept)(listener, &peer->sa, &peer->len));
 #endif
@@ -15100,7 +15102,7 @@ static void *rvd_loop_pool_thread(void *arg)
     rvd_loop_job *job;
     rvd_base_link_init(&me.link);
     pthread_mutex_lock(&pool->lock);
-    while (!me.is_left && (job = rvd_loop_pool_take_locked(pool, &me)) != NULL) {
+    while ((job = rvd_loop_pool_take_locked(pool, &me)) != NULL) {
         rvd_base_link_push(&pool->busy, &me.link);
         pthread_mutex_unlock(&pool->lock);
         job->run(job);
@@ -15183,6 +15185,7 @@ static void rvd_loop_pool_end_locked(rvd_loop_pool *pool)
     if (pool->has_ended) pthread_join(pool->ended, NULL);  // it does not take the lock again
 }
 
+// Ends the pool: no new jobs, and those that wait are run.
 //   blocks   until the last job has returned
 //   thread   any but the pool's
 static void rvd_loop_pool_close(rvd_loop_pool *pool)
@@ -15234,7 +15237,7 @@ typedef struct rvd_lookup_name {
     rvd_base_link lookups;  // of rvd_lookup; empty when all were cancelled
     rvd_loop_job job;       // asks the resolver
     struct rvd_lookup_desk *desk;
-    int is_running;  // it has a place and a thread
+    int is_running;  // it has a place, and a thread or a place in the pool's queue
     uint64_t asker, zone;
     char host[RVD_SYS_HOST_MAX + 1];
 } rvd_lookup_name;
@@ -16691,8 +16694,8 @@ typedef struct rvd_stream_group {
     char congestion[RVD_STREAM_CONGESTION];
     rvd_stream_spares *spares;       // NULL: none are kept
     rvd_sys_mask mask;               // of the thread that made it, for hooks
-    rvd_base_link sessions;  // loop thread only, as all below
-    rvd_base_link relays;    // of rvd_relay: to a reader that does not read it outlasts the session
+    rvd_base_link sessions;          // loop thread only, as all below
+    rvd_base_link relays;  // of rvd_relay; one whose reader does not read outlasts its session
     rvd_splice_pool pipes;
     rvd_loop_task end;
     int ending;
@@ -19790,7 +19793,8 @@ static int rvd_relay_time(rvd_relay *r)
     return after_us ? rvd_loop_timer_set(r->session->loop, &r->timer, r->moved_us + after_us) : 0;
 }
 
-// From now on it may be idle for us at most. Returns 0, or an error without memory for a timer.
+// From now on it may be idle for us at most. Returns 0, or an error without memory for a timer:
+// then the relay has to end, because a second call would find its time set.
 static int rvd_relay_bound(rvd_relay *r, int64_t us)
 {
     if (r->idle_us > 0 && r->idle_us <= us) return 0;
@@ -20918,9 +20922,9 @@ typedef struct rvd_proxy_route {
     rvd_loop_io io;        // a plain one's is added if the dial takes long
     rvd_loop_timer timer;  // not a plain one's
     rvd_proxy_listener *listener;
-    rvd_proxy_client *client;      // DIALLING and GREETING
-    revdial_err *why;              // REFUSING and LINGERING, if there was memory
-    char *from, *local;            // in `texts`: its address, and the one it connected to or ""
+    rvd_proxy_client *client;  // DIALLING and GREETING
+    revdial_err *why;          // REFUSING and LINGERING, if there was memory
+    char *from, *local;        // in `texts`: its address, and the one it connected to or ""
     rvd_proxy_bytes in, out;
     size_t got;                // bytes behind the header
     int step, half_closed_ms;  // what the hook has left, what it wants
@@ -21513,12 +21517,10 @@ static void rvd_proxy_admit(revdial_session *s, enum revdial_verdict verdict,
     pthread_mutex_unlock(&p->own.lock);
     if (verdict) rvd_proxy_note_refused(s);
     if (old) {
-        rvd_proxy_log_session(old, RVD_LOG_SESSION_REPLACED,
-                              is_contested ? REVDIAL_LOG_WARN : REVDIAL_LOG_INFO,
-                              is_contested
-                                  ? RVD_PROXY_AGAIN
-                                  " and again: if two agents use it, give each its own"
-                                  : RVD_PROXY_AGAIN);
+        rvd_proxy_log_session(
+            old, RVD_LOG_SESSION_REPLACED, is_contested ? REVDIAL_LOG_WARN : REVDIAL_LOG_INFO,
+            is_contested ? RVD_PROXY_AGAIN " and again: if two agents use it, give each its own"
+                         : RVD_PROXY_AGAIN);
         rvd_proxy_end(old, REVDIAL_EDUPLICATE, RVD_PROXY_AGAIN);
     }
     if (!verdict) rvd_proxy_question(p, s);
@@ -22679,7 +22681,7 @@ int revdial_proxy_avoid(revdial_proxy *p, revdial_session *s, const char *target
 }
 
 // Has a session of the name registered that is not up yet?
-static int rvd_proxy_is_expected_locked(revdial_proxy *p, const char *name)
+static int rvd_proxy_is_coming_up_locked(revdial_proxy *p, const char *name)
 {
     rvd_base_link *bucket = rvd_proxy_bucket(p, name);
     RVD_BASE_EACH (const rvd_proxy_member, m, bucket, link)
@@ -22694,7 +22696,7 @@ static int rvd_proxy_waits_locked(revdial_proxy *p, const rvd_proxy_pick *pick, 
 {
     return pick->opts->flags & REVDIAL_DIAL_WAIT && refusal != REVDIAL_EREFUSED &&
            refusal != REVDIAL_EUNREACH &&
-           (!p->draining || rvd_proxy_is_expected_locked(p, pick->name));
+           (!p->draining || rvd_proxy_is_coming_up_locked(p, pick->name));
 }
 
 // Until when a dial waits for a backend here, before it asks its peers again or is over.
@@ -22892,8 +22894,8 @@ typedef struct rvd_proxy_dial {
     int is_cancelled;          // guarded by the proxy's lock
     revdial_session *session;  // that was picked, with a reference
     int is_asked;
-    int is_over;               // its loop tells of it, or the one that watches its client
-    int is_told;               // if its task has yet to run, that frees it
+    int is_over;  // its loop tells of it, or the one that watches its client
+    int is_told;  // if its task has yet to run, that frees it
     rvd_proxy_pick pick;
     revdial_dial_opts opts;  // its strings are in `texts`
     rvd_proxy_route *route;  // the client that it is for; NULL: the application dials, with:
@@ -23314,7 +23316,7 @@ void revdial_proxy_expect(revdial_proxy *p, int more)
 {
     if (rvd_owner_is_child(&p->own)) return;
     pthread_mutex_lock(&p->own.lock);
-    p->expected += more;
+    p->expected = p->expected + more > 0 ? p->expected + more : 0;  // a drain may have given up
     rvd_proxy_came_locked(p, 0);
     pthread_mutex_unlock(&p->own.lock);
 }
@@ -23586,8 +23588,7 @@ static int rvd_proxy_route_fail(rvd_proxy_route *r, int code, int sys, const cha
 {
     revdial_err why;
     rvd_sys_fail(&why, code, sys, NULL, text);
-    if (r->state <= RVD_PROXY_GREETING)
-        rvd_proxy_log_unrouted(r->listener, r->from, code, why.msg);
+    if (r->state <= RVD_PROXY_GREETING) rvd_proxy_log_unrouted(r->listener, r->from, code, why.msg);
     rvd_proxy_route_end(r, &why);
     return 0;
 }
@@ -24528,8 +24529,11 @@ static int rvd_proxy_drain_members(revdial_proxy *p, int64_t until_us)
         } else if (r || !p->own.member_count) {
             break;
         } else {
-            r = rvd_owner_wait_locked(&p->own, p->expected > 0 ? patience_us : until_us);
-            if (r && p->expected > 0) r = p->expected = 0;
+            int is_patient = p->expected > 0 && patience_us < until_us;
+            r = rvd_owner_wait_locked(&p->own, is_patient ? patience_us : until_us);
+            if (!r || !is_patient) continue;
+            p->expected = 0;
+            r = 0;
         }
     }
     p->drains--;
@@ -24917,9 +24921,8 @@ static int rvd_proxy_listen(rvd_proxy_listener *l, const char *text, revdial_err
         return rvd_sys_fail(err, REVDIAL_ESYS, -l->io.fd, text,
                             l->io.fd == -EADDRNOTAVAIL
                                 ? "cannot listen there: this machine has no such address"
-                            : l->io.fd == -EADDRINUSE
-                                ? "cannot listen there: the address is in use"
-                                : "cannot listen there");
+                            : l->io.fd == -EADDRINUSE ? "cannot listen there: the address is in use"
+                                                      : "cannot listen there");
     if (e.kind == RVD_SYS_UNIX) RVD_BASE_JOIN(l->unlink, sizeof l->unlink, e.host);
     rvd_proxy_listener_set_address(l);
     return REVDIAL_OK;
@@ -25167,8 +25170,8 @@ typedef struct rvd_agent_rule {
     const char *host;  // NAME: a glob of host_len bytes, without the root's dot; UNIX: the path
     size_t host_len;
     uint32_t from, to;  // ports
-    rvd_sys_net net;  // IPV4 and IPV6; ip_len is 0 for others
-    uint32_t zone;    // of a link-local address, 0 = any
+    rvd_sys_net net;    // IPV4 and IPV6; ip_len is 0 for others
+    uint32_t zone;      // of a link-local address, 0 = any
 } rvd_agent_rule;
 
 // "80", "80-90" or "*". Returns NULL, or what is wrong.
@@ -25862,9 +25865,8 @@ static void rvd_agent_refusal_text(const rvd_agent_forward *f, int reset, char *
                  "address";
     } else if (f->conn.lookup.result == -EAGAIN) {
         behind = ": no name server gives an answer (DNS)";
-    } else if (f->conn.error &&
-               (reset == REVDIAL_RESET_UNREACHABLE || reset == REVDIAL_RESET_CALM ||
-                reset == REVDIAL_RESET_INTERNAL)) {
+    } else if (f->conn.error && (reset == REVDIAL_RESET_UNREACHABLE ||
+                                 reset == REVDIAL_RESET_CALM || reset == REVDIAL_RESET_INTERNAL)) {
         behind = ": ";
         cause = strerror(-f->conn.error);
     }
@@ -27173,18 +27175,14 @@ static void rvd_agent_on_goaway(revdial_session *s)
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->member;
     rvd_agent_link *l = m->owner;
-    revdial_engine_info info;
-    rvd_stream_lock(s);
-    revdial_engine_get_info(s->engine, &info);
-    rvd_stream_unlock(s);
     rvd_agent_tell(a, REVDIAL_DRAINING, NULL, 0);
     if (!l) return;
     m->owner = NULL;
     l->session = NULL;
     rvd_agent_log_link(l, RVD_LOG_SESSION_DRAINING, REVDIAL_LOG_INFO, "the proxy is going away");
-    // That is no failure in a row, however often a proxy is upgraded, unless the session carried
-    // nothing and did not even last as long as the first wait.
-    rvd_agent_count_failure(l, info.streams_opened ? 0 : rvd_agent_backoff_min_ms(&a->cfg) * 1000);
+    // That is no failure in a row, however often a proxy is upgraded, unless the session did not
+    // even last as long as the first wait.
+    rvd_agent_count_failure(l, rvd_agent_backoff_min_ms(&a->cfg) * 1000);
     if (a->stopping) {
         rvd_agent_link_stop(l, NULL);
         return;

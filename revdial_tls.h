@@ -332,9 +332,9 @@ static void rvd_tls_random_close(rvd_tls_random *r)
 
 // What calls on keys take behind their other arguments.
 #if MBEDTLS_VERSION_NUMBER >= 0x03000000 && MBEDTLS_VERSION_NUMBER < 0x04000000
-#define RVD_TLS_KEY_RANDOM(r) , rvd_tls_random_fill, r
+#define RVD_TLS_AND_RANDOM(r) , rvd_tls_random_fill, r
 #else
-#define RVD_TLS_KEY_RANDOM(r)
+#define RVD_TLS_AND_RANDOM(r)
 #endif
 
 // Versions, groups, hashes and the generator.
@@ -577,12 +577,12 @@ static const char *rvd_tls_take_cert(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls
 static const char *rvd_tls_take_key(rvd_tls_setup *s, rvd_tls_maker *m, rvd_tls_blob *b)
 {
     int r = mbedtls_pk_parse_key(&s->key, b->data, rvd_tls_blob_size(b), NULL,
-                                 0 RVD_TLS_KEY_RANDOM(&m->random));
+                                 0 RVD_TLS_AND_RANDOM(&m->random));
     (void)m;  // where no random numbers are wanted
     if (r == MBEDTLS_ERR_PK_PASSWORD_REQUIRED || r == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
         return "the key is encrypted";
     if (r) return "holds no key that can be read" RVD_TLS_KINDS;
-    r = mbedtls_pk_check_pair(&s->own.pk, &s->key RVD_TLS_KEY_RANDOM(&m->random));
+    r = mbedtls_pk_check_pair(&s->own.pk, &s->key RVD_TLS_AND_RANDOM(&m->random));
     return r == 0 ? NULL
                   : "the key does not belong to the certificate, which is the first one of its "
                     "file";

@@ -996,6 +996,7 @@ TEST(a_hook_judges_each_scheme_and_may_answer_later)
     }
 }
 
+// Static in each test: an agent whose session ends may ask again until its world is closed.
 typedef struct lender {
     atomic_int calls;
     int64_t expires_ms;
@@ -1020,7 +1021,8 @@ static int hook_that_lends(void *ud, const revdial_auth_req *req, char *identity
 NEW_WORLD_TEST(a_hook_sees_the_fields_of_the_request_except_the_authorization)
 {
     char answer[512];
-    lender h = {0};
+    static lender h;
+    h = (lender){0};
     w->pcfg.auth = hook_that_lends;
     w->pcfg.auth_ud = &h;
     REQUIRE(world_open_proxy(w));
@@ -1039,7 +1041,8 @@ NEW_WORLD_TEST(a_hook_sees_the_fields_of_the_request_except_the_authorization)
 NEW_WORLD_TEST(a_session_whose_credential_expires_drains_and_its_agent_comes_back)
 {
     util_state e = {0};
-    lender h = {.expires_ms = 5000};
+    static lender h;
+    h = (lender){.expires_ms = 5000};
     w->pcfg.auth = hook_that_lends;
     w->pcfg.auth_ud = &h;
     util_clock_stop();
@@ -1063,7 +1066,8 @@ NEW_WORLD_TEST(a_session_whose_credential_expires_drains_and_its_agent_comes_bac
 NEW_WORLD_TEST(a_credential_that_expires_during_a_drain_gives_its_streams_no_more_time)
 {
     util_state e = {0};
-    lender h = {.expires_ms = 300};
+    static lender h;
+    h = (lender){.expires_ms = 300};
     w->pcfg.auth = hook_that_lends;
     w->pcfg.auth_ud = &h;
     util_clock_stop();
@@ -1086,7 +1090,8 @@ NEW_WORLD_TEST(a_credential_that_expires_during_a_drain_gives_its_streams_no_mor
 NEW_WORLD_TEST(a_drain_gives_no_more_time_to_a_session_whose_credential_has_expired)
 {
     util_state e = {0};
-    lender h = {.expires_ms = 300};
+    static lender h;
+    h = (lender){.expires_ms = 300};
     w->pcfg.auth = hook_that_lends;
     w->pcfg.auth_ud = &h;
     w->acfg.backoff_min_ms = w->acfg.backoff_max_ms = 1000000000;  // no second session expires
@@ -1109,7 +1114,8 @@ NEW_WORLD_TEST(a_drain_gives_no_more_time_to_a_session_whose_credential_has_expi
 NEW_WORLD_TEST(what_has_expired_already_admits_nobody)
 {
     asking a = {.authorization = "Bearer s3cret"};
-    lender h = {.expires_ms = -1};
+    static lender h;
+    h = (lender){.expires_ms = -1};
     w->pcfg.auth = hook_that_lends;
     w->pcfg.auth_ud = &h;
     REQUIRE(world_open_proxy(w));

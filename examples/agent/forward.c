@@ -12,8 +12,8 @@
 enum {
     FORWARD_DIALS = 128,  // more clients wait in the listener's queue
     FORWARD_BACKLOG = 1024,
-    FORWARD_DIAL_MS = 10000,  // to wait for a session, and then for the target
-    FORWARD_TRIES = 4,        // sessions that a client's dial is made on
+    FORWARD_TRIES = 4,        // sessions that a client's dial is made on, and for each:
+    FORWARD_DIAL_MS = 10000,  // to wait for it, and then for the target
     FORWARD_PAUSE_MS = 100    // when there is no descriptor for a client that waits
 };
 
@@ -61,25 +61,34 @@ static void client_refuse(client *c, const revdial_err *why)
     prog_log_put(f->log, REVDIAL_LOG_WARN, "forward.failed", msg);
 }
 
+static int forward_is_closing(forward *f)
+{
+    pthread_mutex_lock(&f->lock);
+    int is = f->is_closing;
+    pthread_mutex_unlock(&f->lock);
+    return is;
+}
+
 // Dials on one session after the other, as long as one drains or is lost before it has accepted:
-// none of the client's bytes has gone out by then.
-static revdial_stream *client_stream(const forward *f, const revdial_dial_opts *opts,
-                                     revdial_err *err)
+// none of the client's bytes has gone out by then. An agent that drains gets no other session.
+static revdial_stream *client_stream(forward *f, const revdial_dial_opts *opts, revdial_err *err)
 {
     revdial_stream *st = NULL;
-    for (int i = 0; !st && i < FORWARD_TRIES; i++) {
-        revdial_session *s = revdial_agent_wait(f->agent, FORWARD_DIAL_MS, err);
+    int is_over = 0;
+    for (int i = 0; !st && !is_over && i < FORWARD_TRIES; i++) {
+        revdial_session *s = revdial_agent_wait(f->agent, FORWARD_DIAL_MS, i ? NULL : err);
         if (!s) break;
         st = revdial_session_dial(s, opts, err);
         revdial_session_unref(s);
-        if (!st && err->code != REVDIAL_EDRAINING && err->code != REVDIAL_ELOST) break;
+        is_over =
+            (err->code != REVDIAL_EDRAINING && err->code != REVDIAL_ELOST) || forward_is_closing(f);
     }
     return st;
 }
 
 static void client_dial(client *c)
 {
-    const forward *f = c->owner;
+    forward *f = c->owner;
     const revdial_dial_opts opts = {.target = c->target,
                                     .client_addr = c->from[0] ? c->from : NULL,
                                     .local_addr = c->local[0] ? c->local : NULL,

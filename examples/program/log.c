@@ -185,7 +185,8 @@ static void prog_log_write(prog_log *log, const prog_line *line)
         log->dropped++;
     else
         prog_queue_put_locked(log, line);
-    pthread_cond_signal(&log->changed);
+    // At the end its thread does not wait any more, but prog_log_finish() does, for a while.
+    if (!log->is_closing) pthread_cond_signal(&log->changed);
     pthread_mutex_unlock(&log->lock);
 }
 
