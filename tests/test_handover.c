@@ -490,6 +490,25 @@ NEW_WORLD_TEST(a_drain_waits_for_the_dial_of_a_client_that_was_taken_for_a_secon
     }
 }
 
+// The drain that gives up second finds that nothing is expected any more.
+WORLD_TEST(two_drains_keep_their_time_when_a_dial_that_is_expected_does_not_come)
+{
+    draining d[2];
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    REQUIRE(st != NULL);
+    revdial_proxy_expect(w->proxy, 1);
+    util_clock_stop();
+    for (int i = 0; i < 2; i++) draining_start(&d[i], w);
+    util_clock_advance_ms(1000);
+    for (int i = 0; i < 2; i++) CHECK(util_gate_wait(&d[i].waits, 2));
+    util_clock_run();
+    CHECK(util_log_wait(&w->states, REVDIAL_DRAINING, 1, NULL));
+    CHECK_INT(revdial_write(st, "x", 1), 1);
+    revdial_close(st);
+    for (int i = 0; i < 2; i++) pthread_join(d[i].thread, NULL);
+    revdial_proxy_expect(w->proxy, -1);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
