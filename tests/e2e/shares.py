@@ -87,18 +87,32 @@ def load(web, tunnel, *names):
     print("ended", flush=True)
 
 
-def register(at, name, token):
-    """The socket of a session, which has nothing to say for 15 s."""
-    sock = socket.create_connection(split(at), timeout=60)
-    sock.sendall("\r\n".join((
-        "GET /revdial HTTP/1.1", f"Host: {at}", "Connection: Upgrade", "Upgrade: revdial",
-        f"Revdial-Name: {name}", f"Authorization: Bearer {token}", "", "")).encode())
-    head = b""
-    while b"\r\n\r\n" not in head:
-        head += sock.recv(4096) or b"ended\r\n\r\n"
-    if b" 101 " not in head:
-        sys.exit(f"{name}: {head}")
-    return sock
+class Session:
+    """Of an agent that serves nothing: it only answers pings (12 bytes: version 0, type 2)."""
+
+    def __init__(self, at, name, token):
+        self.sock, self.unread = socket.create_connection(split(at), timeout=60), b""
+        self.sock.sendall("\r\n".join((
+            "GET /revdial HTTP/1.1", f"Host: {at}", "Connection: Upgrade", "Upgrade: revdial",
+            f"Revdial-Name: {name}", f"Authorization: Bearer {token}", "", "")).encode())
+        while b"\r\n\r\n" not in self.unread:
+            self.unread += self.sock.recv(4096) or b"ended\r\n\r\n"
+        head, _, self.unread = self.unread.partition(b"\r\n\r\n")
+        if b" 101 " not in head:
+            sys.exit(f"{name}: {head}")
+
+    def read(self):
+        """False when the session has ended."""
+        try:
+            data = self.sock.recv(4096)
+            self.unread += data
+            while len(self.unread) >= 12:
+                frame, self.unread = self.unread[:12], self.unread[12:]
+                if frame[:4] == b"\0\2\0\1":
+                    self.sock.sendall(b"\0\2\0\2" + frame[4:])
+        except OSError:
+            return False
+        return bool(data)
 
 
 def crowd(at, count, token_file):
@@ -106,20 +120,21 @@ def crowd(at, count, token_file):
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     with open(token_file) as f:
         token = f.read().strip()
-    socks = {s.fileno(): s for s in
-             (register(at, f"crowd-{i + 1}", token) for i in range(int(count)))}
-    news = select.epoll()
-    for fd in socks:
-        news.register(fd, select.EPOLLIN)
-    print("crowd", len(socks), flush=True)
-    while socks:
-        for fd, _ in news.poll():
-            try:
-                is_over = not socks[fd].recv(4096)
-            except OSError:
-                is_over = True
-            if is_over:
-                socks.pop(fd).close()
+    sessions, news = {}, select.epoll()
+
+    def look(timeout):
+        for fd, _ in news.poll(timeout):
+            if not sessions[fd].read():
+                sessions.pop(fd).sock.close()
+
+    for i in range(int(count)):
+        session = Session(at, f"crowd-{i + 1}", token)
+        sessions[session.sock.fileno()] = session
+        news.register(session.sock, select.EPOLLIN)
+        look(0)
+    print("crowd", len(sessions), flush=True)
+    while sessions:
+        look(None)
 
 
 {"load": load, "crowd": crowd}[sys.argv[1]](*sys.argv[2:])
