@@ -67,11 +67,15 @@ verdict names
 : >"$tmp/found"
 sections=$(sed -n 's,^// MARK: impl\.\([a-z0-9]*\).*,\1,p' "$header")
 if [ -z "$sections" ]; then echo "$header:1: no section impl.*" >"$tmp/found"; fi
+# What is declared above and defined below, compilers name without making code, if it is static.
 for section in $sections; do
-    slice=$tmp/upto_$section
-    LC_ALL=C awk -v last="$section" -f "$here/slice.awk" "$header" >"$slice.h"
-    compile "$slice.o" "$slice.h"
-    for name in $(undefined "$slice.o" '^(rvd|revdial)_'); do
+    slice=$tmp/upto_$section.h
+    LC_ALL=C awk -v last="$section" -f "$here/slice.awk" "$header" >"$slice"
+    LC_ALL=C $CC -std=c11 -fsyntax-only -Werror=implicit-function-declaration -I. \
+        -DREVDIAL_IMPLEMENTATION -DREVDIAL_API=static -x c "$slice" 2>"$tmp/diagnostics"
+    grep 'error:' "$tmp/diagnostics" >>"$tmp/found"
+    for name in $(sed -n "s/.*warning: .*'\(.*\)'.* \(never\|not\) defined.*/\1/p" \
+        "$tmp/diagnostics" | sort -u); do
         echo "$(where "$name" "$section"): [$section] needs $name from further down"
     done >>"$tmp/found"
 done
