@@ -117,21 +117,23 @@ steady() {
         ! nm -u "$tmp/steady.o" | awk '{ print $NF }' | grep -Ex "$moody"
 }
 
-# c_compiler CC: the objects of the first loop are linked below
+# c_compiler CC: of gcc's warnings some come from its optimiser, of clang's none. Both make code at
+# -O0, which is linked below; clang's -O2 makes that of the part clang of .ci/run.
 c_compiler() {
     cc=$1
     stack=
-    [ "$cc" != gcc ] || stack='-Wstack-usage=4096' # no frame over 4 KiB (U48)
-    for flags in -O0 -O2; do
-        try "$cc $flags" $cc -std=c11 $warnings $stack $flags -I. -pthread -c \
-            -o "$tmp/impl$flags.o" "$tmp/impl.c"
-    done
-    for flags in '-O2 -DNDEBUG' '-O1 -DREVDIAL_POLL' -Os \
+    made=-fsyntax-only
+    if [ "$cc" = gcc ]; then
+        stack='-Wstack-usage=4096' # no frame over 4 KiB (U48)
+        made="-c -o $tmp/impl.o"
+    fi
+    try "$cc -O0" $cc -std=c11 $warnings $stack -O0 -I. -pthread -c -o "$tmp/impl-O0.o" \
+        "$tmp/impl.c"
+    for flags in "-O2 $stack" '-O2 -DNDEBUG' '-O1 -DREVDIAL_POLL' -Os \
         '-O0 -fshort-enums -funsigned-char -DREVDIAL_NO_PROXY'; do # U43
-        try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread -c -o "$tmp/impl.o" \
-            "$tmp/impl.c"
+        try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread $made "$tmp/impl.c"
     done
-    try "$cc core alone" $cc -std=c11 $warnings -O2 -I. -o "$tmp/core" "$tmp/core.c"
+    try "$cc core alone" $cc -std=c11 $warnings -O0 -I. -o "$tmp/core" "$tmp/core.c"
     try "$cc core alone runs" "$tmp/core"
     try "$cc core without proxy" $cc -std=c11 $warnings -O0 -DREVDIAL_NO_PROXY -I. \
         -o "$tmp/less" "$tmp/core.c"
@@ -146,8 +148,9 @@ c_compiler() {
         "$tmp/uses.c"
     try "$cc implementation twice in one unit (U44)" $cc -std=c11 $warnings -I. -pthread \
         -fsyntax-only "$tmp/twice.c"
+    cp "$tmp/impl-O0.o" "$tmp/impl-too.o"
     fails "$cc implementation in two units (U44)" '(multiple|duplicate).*revdial_' \
-        $cc -std=c11 -I. -pthread -o "$tmp/both" "$tmp/impl-O0.o" "$tmp/impl-O2.o" "$tmp/uses.c"
+        $cc -std=c11 -I. -pthread -o "$tmp/both" "$tmp/impl-O0.o" "$tmp/impl-too.o" "$tmp/uses.c"
     fails "$cc a handle of another type (U5)" incompatible $cc -std=c11 -Werror -I. -c \
         -o "$tmp/wrong.o" "$tmp/wrong.c"
     for std in c11 gnu17; do
