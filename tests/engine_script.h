@@ -105,11 +105,14 @@ static void script_text_body(rig_stream *s, script_bytes *b, const char *text, s
 
 static void script_pattern_body(rig_stream *s, script_bytes *b, uint32_t id, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint8_t byte = rig_pattern(id, 1, s ? s->fed + i : 0);
-        script_add(b, &byte, 1);
+    uint8_t bytes[4096];
+    while (n) {
+        size_t part = n < sizeof bytes ? n : sizeof bytes;
+        rig_pattern_run(bytes, NULL, part, id, 1, s ? s->fed : 0);
+        script_add(b, bytes, part);
+        if (s) s->fed += part;
+        n -= part;
     }
-    if (s) s->fed += n;
 }
 
 // One frame, from a word such as Wp1+SYN=7.
@@ -245,9 +248,10 @@ static void script_write(rig *r, script_word *w)
     }
     while (done < want) {
         size_t part = want - done < sizeof bytes ? (size_t)(want - done) : sizeof bytes;
-        for (size_t i = 0; i < part; i++)
-            bytes[i] =
-                text ? (uint8_t)text[done + i] : rig_pattern(id, 0, (s ? s->written : 0) + i);
+        if (text)
+            memcpy(bytes, text + done, part);
+        else
+            rig_pattern_run(bytes, NULL, part, id, 0, s ? s->written : 0);
         n = revdial_engine_write(r->e, id, bytes, part);
         if (n <= 0) break;
         done += (uint64_t)n;
