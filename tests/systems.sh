@@ -4,7 +4,6 @@
 here=$(dirname "$0")
 cd "$here/.." || exit 1
 build=${REVDIAL_BUILD:-build}/systems
-zig=${ZIG:-$build/zig/bin/python -m ziglang}
 warnings='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-missing-field-initializers -Werror'
 passed=0
 failed=0
@@ -13,6 +12,8 @@ mkdir -p "$build"
 if [ -z "${ZIG-}" ] && ! [ -x "$build/zig/bin/python" ]; then
     python3 -m venv "$build/zig" && "$build/zig/bin/pip" -q install ziglang==0.17.1 || exit 1
 fi
+# The compiler itself, and not Python before it 366 times.
+zig=${ZIG:-$(echo "$build"/zig/lib/python*/site-packages/ziglang/zig)}
 
 # compiles TARGET WHAT ARGUMENTS...
 compiles() {
