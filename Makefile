@@ -23,7 +23,7 @@
 ##   thorough   suites that draw random cases, with twenty times as many of them
 ##   sweep      each call of the system fails in each way, at each place (SWEEP_SEEDS=3)
 ##   explore    every order of events in a small world, as deep as SECONDS=60 allow
-##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=60 in all, FUZZ="engine egress")
+##   fuzz       what reads bytes of strangers (FUZZ_SECONDS=20 each, FUZZ="engine egress")
 ##   differential  requests and answers are what llhttp and Go's net/http read (needs node and go)
 ##   coverage   lines and branches of each section that `test` reaches, and their gates (needs gcc)
 ##   mutate     random changes of revdial.h that `test` has to notice (COUNT=200 SEED=1; hours)
@@ -104,7 +104,7 @@ WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
 CHECKED := $(filter-out $(WHOLE),$(CHECKED))
 # Those that take longest come first: at the end of a run one alone would leave processors idle.
-SLOW = test_floods% test_faults% test_sim% test_flow% test_world%
+SLOW = test_agent% test_floods% test_faults% test_sim% test_flow% test_world%
 slow_first = $(filter $(SLOW),$(1)) $(filter-out $(SLOW),$(1))
 NAMES = $(CORE) $(notdir $(OUTSIDE) $(THREADED))
 SUITES = $(addprefix $(BUILD)/,$(call slow_first,$(NAMES)))

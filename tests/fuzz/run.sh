@@ -1,17 +1,15 @@
 #!/bin/sh
 # Fuzzes what reads bytes of strangers.    make fuzz, FUZZ_SECONDS=60 make fuzz FUZZ="engine egress"
-# FUZZ_SECONDS is for all targets together, FUZZ_SEED is libFuzzer's, 0 = any. With clang's
-# libFuzzer where it is, else the targets mutate their seeds themselves; with sanitizers where they
-# link. What was found once and lies in tests/fuzz/found/TARGET-* is replayed first. An input that
-# ends a target is left in build/fuzz/TARGET.crash*: move it there with what repairs it. Corpora
-# stay in build/fuzz.
+# FUZZ_SECONDS is for each target, FUZZ_SEED is libFuzzer's, 0 = any. With clang's libFuzzer where
+# it is, else the targets mutate their seeds themselves; with sanitizers where they link. What was
+# found once and lies in tests/fuzz/found/TARGET-* is replayed first. An input that ends a target is
+# left in build/fuzz/TARGET.crash*: move it there with what repairs it. Corpora stay in build/fuzz.
 dir=${REVDIAL_BUILD:-build}/fuzz
-seconds=${FUZZ_SECONDS:-60}
+each=${FUZZ_SECONDS:-20}
 jobs=$(nproc 2>/dev/null || echo 2)
 if [ $# -eq 0 ]; then
     set -- engine head authorization credentials config egress websocket http_reader fronts admin
 fi
-each=$(((seconds * jobs + $# - 1) / $#))
 flags='-std=c11 -O1 -g1 -Wall -Wextra -Wno-unused-function -D_GNU_SOURCE -I. -Itests'
 checks='-fsanitize=address,undefined -fno-sanitize-recover=all'
 main='int LLVMFuzzerTestOneInput(const char *p, long n) { return !p && n; }'
