@@ -108,7 +108,7 @@ static void script_pattern_body(rig_stream *s, script_bytes *b, uint32_t id, siz
     uint8_t bytes[4096];
     while (n) {
         size_t part = n < sizeof bytes ? n : sizeof bytes;
-        rig_pattern_run(bytes, NULL, part, id, 1, s ? s->fed : 0);
+        rig_pattern_fill(bytes, part, id, 1, s ? s->fed : 0);
         script_add(b, bytes, part);
         if (s) s->fed += part;
         n -= part;
@@ -251,7 +251,7 @@ static void script_write(rig *r, script_word *w)
         if (text)
             memcpy(bytes, text + done, part);
         else
-            rig_pattern_run(bytes, NULL, part, id, 0, s ? s->written : 0);
+            rig_pattern_fill(bytes, part, id, 0, s ? s->written : 0);
         n = revdial_engine_write(r->e, id, bytes, part);
         if (n <= 0) break;
         done += (uint64_t)n;

@@ -132,28 +132,38 @@ static inline uint8_t rig_pattern(uint32_t id, int inward, uint64_t at)
     return (uint8_t)((at * 7 + at / 251 + id * 31 + (inward ? 97 : 0)) % 251);
 }
 
-// The same for many bytes: writes n of them from `at` on, or returns how many are as they should be.
-// They are copied from a table for each first byte: they begin anew after 251 * 251 bytes.
-static inline size_t rig_pattern_run(uint8_t *write, const uint8_t *read, size_t n, uint32_t id,
-                                     int inward, uint64_t at)
+// The next RIG_RUN of them, in a table for each first byte: they begin anew after 251 * 251.
+enum { RIG_PERIOD = 251 * 251, RIG_RUN = 8192 };
+static inline const uint8_t *rig_patterns(uint32_t id, int inward, uint64_t at)
 {
-    enum { PERIOD = 251 * 251, RUN = 8192 };
     static uint8_t *tables[251];
     uint8_t **table = &tables[rig_pattern(id, inward, 0)];
     if (!*table) {
-        *table = (uint8_t *)malloc(PERIOD + RUN);
+        *table = (uint8_t *)malloc(RIG_PERIOD + RIG_RUN);
         if (!*table) abort();
-        for (size_t i = 0; i < PERIOD + RUN; i++) (*table)[i] = rig_pattern(id, inward, i);
+        for (size_t i = 0; i < RIG_PERIOD + RIG_RUN; i++) (*table)[i] = rig_pattern(id, inward, i);
     }
+    return *table + at % RIG_PERIOD;
+}
+
+static inline void rig_pattern_fill(uint8_t *out, size_t n, uint32_t id, int inward, uint64_t at)
+{
     for (size_t done = 0, part; done < n; done += part) {
-        const uint8_t *good = *table + (at + done) % PERIOD;
-        part = n - done < RUN ? n - done : RUN;
-        if (write) {
-            memcpy(write + done, good, part);
-        } else if (memcmp(read + done, good, part)) {
-            while (read[done] == *good++) done++;
-            return done;
-        }
+        part = n - done < RIG_RUN ? n - done : RIG_RUN;
+        memcpy(out + done, rig_patterns(id, inward, at + done), part);
+    }
+}
+
+// How many of n bytes are as they should be.
+static inline size_t rig_pattern_good(const uint8_t *bytes, size_t n, uint32_t id, int inward,
+                                      uint64_t at)
+{
+    for (size_t done = 0, part; done < n; done += part) {
+        const uint8_t *good = rig_patterns(id, inward, at + done);
+        part = n - done < RIG_RUN ? n - done : RIG_RUN;
+        if (memcmp(bytes + done, good, part) == 0) continue;
+        while (bytes[done] == *good++) done++;
+        return done;
     }
     return n;
 }
@@ -245,7 +255,7 @@ static void rig_body(void *ud, uint32_t id, const uint8_t *bytes, size_t n)
     if (!s || r->quiet) return;
     rig_note_bytes(s->out_text, s->sent, bytes, n);
     if (!s->out_bad) {
-        size_t good = rig_pattern_run(NULL, bytes, n, id, 0, s->sent);
+        size_t good = rig_pattern_good(bytes, n, id, 0, s->sent);
         if (good < n) s->out_bad = s->sent + good + 1;
     }
     s->sent += n;
@@ -318,7 +328,7 @@ static ptrdiff_t rig_read_all(rig *r, uint32_t id, size_t most)
         }
         if (i < len) {
             text = 0;
-            size_t good = rig_pattern_run(NULL, buf + i, len - i, id, 1, s->taken + i);
+            size_t good = rig_pattern_good(buf + i, len - i, id, 1, s->taken + i);
             if (good < len - i) s->bad = 1;
         }
         if (text) rig_note_bytes(s->text, s->taken, buf, (size_t)n);
@@ -518,7 +528,7 @@ static inline void rig_data(rig *r, uint32_t id, uint32_t len)
     rig_frame(r, WIRE_DATA, 0, id, len);
     while (len && !r->dead) {
         uint32_t n = len < sizeof bytes ? len : (uint32_t)sizeof bytes;
-        rig_pattern_run(bytes, NULL, n, id, 1, s ? s->fed : 0);
+        rig_pattern_fill(bytes, n, id, 1, s ? s->fed : 0);
         if (s) s->fed += n;
         rig_feed(r, bytes, n);
         len -= n;

@@ -659,7 +659,7 @@ TEST(a_message_larger_than_the_window_goes_through)  // 15, 9
     for (int round = 0; round < 100000 && (wrote[0] < want || wrote[1] < want); round++) {
         for (int i = 0; i < 2; i++) {  // both write before either reads
             size_t n = want - wrote[i] < sizeof bytes ? (size_t)(want - wrote[i]) : sizeof bytes;
-            rig_pattern_run(bytes, NULL, n, id, 1, wrote[i]);
+            rig_pattern_fill(bytes, n, id, 1, wrote[i]);
             ptrdiff_t took = n ? revdial_engine_write(ends[i]->e, id, bytes, n) : 0;
             REQUIRE(took >= 0);
             wrote[i] += (uint64_t)took;
