@@ -469,10 +469,9 @@ TEST(a_challenge_that_cannot_be_answered_does_not_end_an_agent)
             snprintf(answer, sizeof answer,
                      "HTTP/1.1 401 x\r\nWWW-Authenticate: %s\r\nContent-Length: 0\r\n\r\n",
                      challenges[i]);
-            while (util_log_count(&s.w.states, REVDIAL_BACKOFF, NULL) == i) {
-                stage_answer(&s, answer);
-                util_log_wait(&s.w.states, REVDIAL_BACKOFF, i + 1, &e);
-            }
+            stage_answer(&s, answer);
+            if (i == 1) stage_answer(&s, answer);  // an agent answers this one, at once and in vain
+            CHECK(util_log_wait(&s.w.states, REVDIAL_BACKOFF, i + 1, &e));
         }
         CHECK_INT(util_log_count(&s.w.states, REVDIAL_STOPPED, NULL), 0);
     }
