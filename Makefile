@@ -104,7 +104,7 @@ WHOLE := $(shell grep -El '^#define (FAKE_|REVDIAL_IMPLEMENTATION)' $(SOURCES) /
 WHOLE := $(filter $(WHOLE:tests/%.c=$(BUILD)/%),$(THREADED))
 CHECKED := $(filter-out $(WHOLE),$(CHECKED))
 # Those that take longest come first: at the end of a run one alone would leave processors idle.
-SLOW = test_agent% test_floods% test_faults% test_sim% test_flow% test_world%
+SLOW = test_floods% test_faults% test_sim% test_flow% test_world%
 slow_first = $(filter $(SLOW),$(1)) $(filter-out $(SLOW),$(1))
 NAMES = $(CORE) $(notdir $(OUTSIDE) $(THREADED))
 SUITES = $(addprefix $(BUILD)/,$(call slow_first,$(NAMES)))
@@ -275,8 +275,8 @@ ALL_FLAGS = $(COMPILE) $(CFLAGS) $(TEST_CFLAGS) $(THREAD_CFLAGS) $(CPPFLAGS) $(L
 -include $(wildcard $(BUILD)/*.d $(BUILD)/proxy/*.d $(BUILD)/agent/*.d $(BUILD)/program/*.d \
 	$(BUILD)/examples/*.d $(BUILD)/bench/*.d $(BUILD)/tls/*.d)
 
-# Suites wait more than they work: twice as many run at once as there are processors.
-RUN_SUITES = @RUN_JOBS=$$((2 * $$(nproc 2>/dev/null || echo 2))) $(RUN)
+# Suites wait more than they work: three times as many run at once as there are processors.
+RUN_SUITES = @RUN_JOBS=$$((3 * $$(nproc 2>/dev/null || echo 2))) $(RUN)
 test: $(SUITES)
 	$(RUN_SUITES) $(SUITES)
 
