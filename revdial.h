@@ -5343,18 +5343,17 @@ static int rvd_mux_payload(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, uint
         rvd_mux_drop(m, s, len);
         return 0;
     }
-    m->rx_bytes += len;
     if (s->phase == RVD_MUX_OFFERED) {
         uint32_t used = rvd_mux_preamble_input(m, s, p, len);
         if (m->body_stream != s) return 1;  // it was reset and is gone
         if (s->rx != RVD_MUX_RX_OPEN) return 1;
         s->epoch_bytes += used;
-        m->rx_bytes -= used;  // bytes of the preamble, not the application's
         rvd_mux_credit_check(m, s);
         p += used;
         len -= used;
         if (!len) return s->phase == RVD_MUX_SHOWN;
     }
+    m->rx_bytes += len;  // without the preamble, which is not the application's
     if (!s->buffered && !m->slice_stream) {
         m->slice_stream = s;
         m->slice = p;

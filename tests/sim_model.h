@@ -53,7 +53,7 @@ typedef struct sim_side {
     judge wire;
     sim_pipe out;  // to the other side
     int up, dead, dead_code, draining, peer_draining, shut, auth_waits, refused;
-    int64_t tick_us;
+    int64_t tick_us, heard_us;  // the next tick is due; the last bytes came (-1: none yet)
     unsigned events;
     size_t output_max;
 } sim_side;
@@ -399,7 +399,10 @@ static void sim_drain(sim *w, int x)
         if (side->dead) sim_fail(w, "side %d: event %d after DEAD", x, ev.type);  // 28
         switch (ev.type) {
         case REVDIAL_EV_AUTH: side->auth_waits = 1; break;
-        case REVDIAL_EV_UP: side->up = 1; break;
+        case REVDIAL_EV_UP:
+            side->up = 1;
+            side->heard_us = -1;  // from here on
+            break;
         case REVDIAL_EV_GOAWAY:
             side->peer_draining = 1;
             sim_mark(SIM_MARK_GOAWAY);

@@ -97,6 +97,7 @@ static void sim_receive(sim *w, int x)
     side->wire.queued = info.output_bytes;
     ptrdiff_t used = revdial_engine_input(side->e, copy, n, w->now);
     sim_note(w, "side %d: receives %td of %zu", x, used, n);
+    if (used > 0) side->heard_us = w->now;
     if (used > 0 && !sim_is_mute(w, x)) judge_in(&side->wire, copy, (size_t)used);
     if (used == REVDIAL_ECLOSED && side->dead) used = (ptrdiff_t)n;
     sim_mix(w, (uint64_t)used);
@@ -235,6 +236,44 @@ static void sim_check_stream(sim *w, int x, const sim_stream *s, const revdial_e
                  (unsigned long long)l.sent, (unsigned long long)j->data_out);
 }
 
+// What the engine counts, against the wire and the models: exact, except what depends on bytes or
+// streams that the application never got.
+static void sim_check_counts(sim *w, int x, const revdial_engine_info *info)
+{
+    const sim_side *side = &w->side[x];
+    const judge *j = &side->wire;
+    uint64_t frames = j->out_frames[0] + j->out_frames[1] + j->out_frames[2] + j->out_frames[3];
+    uint64_t written = 0, read = 0, sent = 0, resets = 0, told = 0, known = 0, open = 0;
+    for (size_t i = 0; i < w->count; i++) {
+        const sim_end *end = &w->streams[i].end[x];
+        written += end->written;
+        read += end->read;
+        sent += w->streams[i].end[1 - x].written;
+        told += end->reset || end->got_reset;
+        known += end->known != 0;
+        open += end->known && !end->closed;
+    }
+    for (int code = 0; code < REVDIAL_RESET_PLACES; code++) resets += info->resets[code];
+    if (info->tx_bytes != written || info->rx_bytes < read + info->buffered_bytes ||
+        info->rx_bytes > sent)
+        sim_fail(w, "side %d: counts %llu bytes of %llu out, %llu of %llu in", x,
+                 (unsigned long long)info->tx_bytes, (unsigned long long)written,
+                 (unsigned long long)info->rx_bytes, (unsigned long long)sent);
+    if (info->streams_reset != resets || resets < told || resets > info->streams_opened)
+        sim_fail(w, "side %d: %llu resets by code, counts %llu", x, (unsigned long long)resets,
+                 (unsigned long long)info->streams_reset);
+    if (info->streams_opened < known || info->streams_opened > w->count || info->streams < open)
+        sim_fail(w, "side %d: counts %llu streams", x, (unsigned long long)info->streams_opened);
+    if (side->dead) return;
+    // After a late tick the engine forgives the peer's silence meanwhile.
+    if (info->rx_frames != j->in_frames || info->last_rx_us < side->heard_us ||
+        (!w->slow && side->heard_us >= 0 && info->last_rx_us != side->heard_us))
+        sim_fail(w, "side %d: counts %llu frames in, at %lld", x,
+                 (unsigned long long)info->rx_frames, (long long)info->last_rx_us);
+    if (info->tx_frames < frames || (info->output_bytes == 0 && info->tx_frames != frames))
+        sim_fail(w, "side %d: counts %llu frames out", x, (unsigned long long)info->tx_frames);
+}
+
 static void sim_check(sim *w, int x)
 {
     sim_side *side = &w->side[x];
@@ -249,6 +288,7 @@ static void sim_check(sim *w, int x)
     for (size_t i = 0; i < w->count; i++)
         if (!revdial_engine_lent(side->e, w->streams[i].id)) sim_lent_free(&w->streams[i].end[x]);
     if (!side->up) return;
+    sim_check_counts(w, x, &info);
     for (size_t i = 0; i < w->count && !w->failed; i++)
         if (w->streams[i].end[x].known && !w->streams[i].end[x].closed)
             sim_check_stream(w, x, &w->streams[i], &info);
@@ -290,6 +330,7 @@ static int sim_side_new(sim *w, int x)
     side->out.policy = (int)sim_pick(w, 5);
     side->out.delay_us = (int64_t)sim_pick(w, (uint64_t)1 << sim_pick(w, 18));
     side->out.cut_at = UINT64_MAX;
+    side->heard_us = w->now;
     side->e = revdial_engine_new(&c, w->now, NULL);
     return side->e != NULL;
 }
