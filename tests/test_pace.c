@@ -486,6 +486,393 @@ TEST(pongs_are_known_when_the_numbers_of_pings_begin_again)
     CHECK_INT(s.p.taken, s.added);
 }
 
+// ---- the law in figures
+
+// A session of that round trip whose link carries that many bytes a second.
+static rvd_pace pace_at(enum rvd_pace_state state, uint32_t rate, uint32_t min_us)
+{
+    rvd_pace p;
+    rvd_pace_init(&p, 1);
+    rvd_pace_trip(&p, min_us, 1);
+    rvd_pace_rate_set(&p, rate);
+    p.last_rate = p.round_rate = rate;
+    p.state = (uint8_t)state;
+    return p;
+}
+
+TEST(the_wanted_queue_covers_a_time_a_packet_and_noise)
+{
+    static const struct {
+        uint32_t rate, min_us, noise_us, link_us, slack_us;
+    } rows[] = {
+        {1250000, 40000, 0, 0, 7155 + 1199 + 625},  // the root of 40 ms * 1,600 s / rate
+        {12500000, 40000, 0, 0, 2262 + 119 + 625},
+        {250000, 40000, 0, 0, 16000 + 5976 + 625},
+        {31250, 40000, 0, 0, 18000 + 20000 + 625},     // the most of both
+        {125000000, 40000, 0, 0, 2000 + 11 + 625},     // the least
+        {1250000, 160000, 0, 0, 14310 + 1199 + 2500},  // a long way
+        {0, 40000, 0, 0, 18000 + 20000 + 625},
+        {1250000, 40000, 4887, 0, 8979},  // what our own bursts explain: 1/32, 2 ms and a step
+        {1250000, 40000, 5887, 0, 8979 + 3000},
+        {1250000, 40000, 30000, 0, 8979 + 13333},
+        {1250000, 40000, 0, 55000, 8979 + 40000}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        rvd_pace p = pace_at(RVD_PACE_HOLD, rows[i].rate, rows[i].min_us);
+        uint32_t slack = rows[i].slack_us, base = rows[i].min_us + rows[i].min_us / 8;
+        p.noise_us = rows[i].noise_us;
+        p.link_us = rows[i].link_us;
+        CHECK_INT(rvd_pace_slack(&p, rows[i].rate), slack);
+        CHECK(!rvd_pace_is_long(&p, base + 2 * slack) &&
+              rvd_pace_is_long(&p, base + 2 * slack + 1));
+        p.state = RVD_PACE_DRAIN;
+        CHECK(!rvd_pace_is_long(&p, base + slack) && rvd_pace_is_long(&p, base + slack + 1));
+    }
+}
+
+TEST(frames_and_steps_between_pings_are_as_long_as_the_link_sends_in_a_moment)
+{
+    static const struct {
+        enum rvd_pace_state state;
+        uint32_t rate, cap, frame, step;
+    } rows[] = {{RVD_PACE_HOLD, 1250000, 60000, 2500, 3000},     // 2 ms; a twentieth of the cap
+                {RVD_PACE_HOLD, 1250000, 40000, 2500, 2500},     //   or 2 ms
+                {RVD_PACE_HOLD, 500000, 20000, 1024, 2048},      // the least
+                {RVD_PACE_GROW, 10000000, 20000, 20000, 10000},  // 1 ms while it grows
+                {RVD_PACE_FREE, 1250000, 1000000, 2500, 2500},   // no cap: what a round trip takes
+                {RVD_PACE_FREE, 1250000, 0, 2500, 2500},
+                {RVD_PACE_HOLD, 100000000, 0, 65536, 200000},
+                {RVD_PACE_NEAR, 1000, 0, 65536, 262144}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        rvd_pace p = pace_at(rows[i].state, rows[i].rate, 40000);
+        p.cap = rows[i].cap;
+        CHECK_INT(rvd_pace_frame(&p), rows[i].frame);
+        CHECK_INT(rvd_pace_step(&p), rows[i].step);
+    }
+    rvd_pace far = pace_at(RVD_PACE_FREE, 1250000, 400000);
+    CHECK_INT(rvd_pace_step(&far), 1250000 / 10 * 4 / 20);
+    rvd_pace p = pace_at(RVD_PACE_HOLD, 1250000, 40000);
+    p.cap = 80000;
+    CHECK(!rvd_pace_is_over(&p, 90000) && rvd_pace_is_over(&p, 90001));
+    p.extra = 100;
+    CHECK(!rvd_pace_is_over(&p, 90100) && rvd_pace_is_over(&p, 90101));
+}
+
+TEST(a_silent_peer_is_waited_for_by_its_round_trip_and_the_links_pace)
+{
+    static const struct {
+        enum rvd_pace_state state;
+        uint32_t rate;
+        int64_t wait_us;
+    } rows[] = {{RVD_PACE_HOLD, 1000000, 15000 + 10000 + 2045},
+                {RVD_PACE_HOLD, 0, 15000 + 10000},
+                {RVD_PACE_HOLD, 10000, 15000 + 10000 + 50000},
+                {RVD_PACE_DRAIN, 1000000, 15000 + 80000 + 2045}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        rvd_pace p = pace_at(rows[i].state, rows[i].rate, 40000);
+        int64_t at_us = 2 * SECOND, due_us = at_us + rows[i].wait_us;
+        rvd_pace_ping_add(&p, 100000, at_us);
+        rvd_pace_ping_add(&p, 200000, at_us + 20000);  // the first unanswered one counts
+        rvd_pace_wait(&p, at_us);
+        CHECK_INT(rvd_pace_next_tick(&p, at_us + 20000), due_us);
+        rvd_pace_tick(&p, due_us - 1);
+        CHECK_INT(p.extra, 0);
+        rvd_pace_tick(&p, due_us);
+        CHECK_INT(p.extra, rows[i].rate ? (int64_t)rows[i].rate * rows[i].wait_us / SECOND
+                                        : (int64_t)RVD_PACE_MOST);
+        rvd_pace_wait(&p, due_us);  // it is full again
+        CHECK_INT(rvd_pace_next_tick(&p, due_us), due_us + RVD_PACE_MORE_US);
+        rvd_pace_wait(&p, due_us + 1000);
+        CHECK_INT(rvd_pace_next_tick(&p, due_us), due_us + RVD_PACE_MORE_US);
+        rvd_pace_tick(&p, at_us + RVD_PACE_WAIT_US + 4 * 40000 - 1);
+        CHECK_INT(p.state, rows[i].state);
+        rvd_pace_wait(&p, due_us);
+        rvd_pace_tick(&p, at_us + RVD_PACE_WAIT_US + 4 * 40000);
+        CHECK_INT(p.state, RVD_PACE_FREE);
+        CHECK(!rvd_pace_has_rival(&p));
+    }
+}
+
+TEST(a_queue_over_what_is_wanted_shrinks_the_cap_and_one_that_stays_is_asked_whose_it_is)
+{
+    rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    uint32_t slack = rvd_pace_slack(&p, 1000000);
+    p.cap = 60000;
+    rvd_pace_hold_judge(&p, slack + 10000, slack + 10000);
+    CHECK_INT(p.target, 60000 - 10000);
+    rvd_pace_hold_judge(&p, 2 * slack + 5000, 0);  // no more than half
+    CHECK_INT(p.target, 60000 - slack - 5000);
+    p.cap = 20000;
+    rvd_pace_hold_judge(&p, 2 * slack + 5000, 0);
+    CHECK_INT(p.target, 10000);
+    p.cap = 10000;
+    rvd_pace_hold_judge(&p, 2 * slack, 0);
+    CHECK_INT(p.target, RVD_PACE_LEAST);
+    CHECK_INT(p.full, 4);
+    rvd_pace_hold_judge(&p, slack + slack / 4, 0);  // it is nearly what is wanted
+    CHECK_INT(p.full, 0);
+    for (int i = 1; i < RVD_PACE_FULL; i++) rvd_pace_hold_judge(&p, slack + slack / 4 + 1, 0);
+    CHECK_INT(p.state, RVD_PACE_HOLD);
+    rvd_pace_hold_judge(&p, slack + slack / 4 + 1, 0);
+    CHECK_INT(p.state, RVD_PACE_DRAIN);
+    CHECK_INT(p.cap, 40000 / 16 * 15);
+
+    p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    rvd_pace_hold_judge(&p, 2 * slack + 5001, 0);  // a long one
+    CHECK_INT(p.state, RVD_PACE_HOLD);
+    rvd_pace_hold_judge(&p, 2 * slack + 5001, 0);
+    CHECK_INT(p.state, RVD_PACE_DRAIN);
+}
+
+TEST(a_least_round_trip_that_is_stale_is_measured_again_where_there_is_a_queue)
+{
+    for (int i = 0; i < 8; i++) {
+        rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+        uint32_t half = rvd_pace_slack(&p, 1000000) / 2;
+        int is_old = i & 1, is_queue = i & 2, is_lossy = i & 4;
+        p.drain_at = 1000;
+        p.now_us = 1000 + RVD_PACE_STALE_US + !!is_old;
+        if (is_lossy) p.link_us = 39000;
+        rvd_pace_hold_judge(&p, half + !!is_queue, 0);
+        CHECK_INT(p.state, is_old && is_queue && !is_lossy ? RVD_PACE_DRAIN : RVD_PACE_HOLD);
+    }
+    for (int i = 0; i < 4; i++) {  // a near link that is fast has no queue to be held
+        uint32_t rate = RVD_PACE_NEAR_RATE + (i & 1), min_us = RVD_PACE_NEAR_US - !!(i & 2);
+        rvd_pace p = pace_at(RVD_PACE_HOLD, rate, min_us);
+        rvd_pace_hold_judge(&p, 0, 0);
+        CHECK_INT(p.state, i == 3 ? RVD_PACE_NEAR : RVD_PACE_HOLD);
+    }
+}
+
+TEST(somebody_elses_queue_is_looked_at_ever_more_rarely_or_when_it_shrinks)
+{
+    rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    static const int64_t waits_us[] = {2 * SECOND, 4 * SECOND, 8 * SECOND, 16 * SECOND,
+                                       16 * SECOND};
+    rvd_pace_drain(&p);
+    for (size_t i = 0; i < COUNT(waits_us); i++) {
+        rvd_pace_free(&p, 100000);
+        p.now_us += waits_us[i] - 1;
+        rvd_pace_free_judge(&p, 100000);
+        CHECK_INT(p.state, RVD_PACE_FREE);
+        p.now_us++;
+        rvd_pace_free_judge(&p, 100000);
+        CHECK_INT(p.state, RVD_PACE_DRAIN);
+        CHECK_INT(p.drain_at, p.now_us);
+    }
+    rvd_pace_hold(&p, 1000000);
+    CHECK_INT(p.free_us, RVD_PACE_SETTLE_US);
+
+    static const struct {
+        uint32_t queue_us, rate;
+        enum rvd_pace_state then;
+    } rows[] = {
+        {74999, 1251000, RVD_PACE_DRAIN},  // less than 3/4 of the queue, over 5/4 of the rate
+        {75000, 1251000, RVD_PACE_FREE},
+        {74999, 1250000, RVD_PACE_FREE},
+        {15000, 1000000, RVD_PACE_FREE},
+        {9000, 1000000, RVD_PACE_GROW}};  // what is wanted: there is none
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+        rvd_pace_free(&p, 100000);
+        rvd_pace_free_judge(&p, 100000);
+        CHECK_INT(p.free_queue_us, 100000);
+        CHECK_INT(p.free_rate, 1000000);
+        p.round_rate = rows[i].rate;
+        rvd_pace_free_judge(&p, rows[i].queue_us);
+        CHECK_INT(p.state, rows[i].then);
+        CHECK_INT(p.free_queue_us, 100000 - 100000 / 32);  // it is forgotten slowly
+        CHECK_INT(p.free_rate, rows[i].rate > 1000000 ? (7000000 + rows[i].rate) / 8 : 1000000);
+    }
+    p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    rvd_pace_free(&p, 100000);
+    rvd_pace_free_judge(&p, 100000);
+    p.round_rate = 600000;
+    for (int i = 0; i < 2; i++, p.now_us += RVD_PACE_SETTLE_US) rvd_pace_free_judge(&p, 90000);
+    CHECK_INT(p.free_rate, 1000000);  // it may only be coming back
+    p.now_us++;
+    rvd_pace_free_judge(&p, 90000);
+    CHECK_INT(p.free_rate, 950000);
+}
+
+TEST(a_drain_begins_below_the_link_and_is_judged_by_pings_behind_it)
+{
+    rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    uint32_t slack = rvd_pace_slack(&p, 1000000), cap = 40000 / 16 * 15;
+    for (int is_long = 0; is_long < 2; is_long++) {
+        p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+        rvd_pace_drain(&p);
+        CHECK_INT(p.cap, cap);
+        CHECK(!rvd_pace_is_drained(&p, 1000000, cap + 1));
+        CHECK(!rvd_pace_is_drained(&p, 500000, cap + 1));  // the rate was that of a longer trip
+        CHECK_INT(p.cap, 20000 / 16 * 15);
+        CHECK(!rvd_pace_is_drained(&p, 1000000, p.cap));
+        CHECK_INT(p.round_mark, p.cap);
+        CHECK(rvd_pace_is_drained(&p, 1000000, cap));
+        slack = rvd_pace_slack(&p, 500000);
+        p.least_us = 45000 + slack + (uint32_t)is_long;
+        rvd_pace_round_end(&p, 50000);
+        CHECK_INT(p.state, is_long ? RVD_PACE_FREE : RVD_PACE_HOLD);
+        if (!is_long) CHECK_INT(p.target, (40000 + slack) / 2);
+    }
+    rvd_pace_drain_to(&p, 1000);
+    CHECK_INT(p.cap, RVD_PACE_STEP);
+}
+
+// Behind a lost packet all waits; TCP's own round trip does not have that.
+TEST(a_round_is_judged_by_the_least_round_trip_that_is_a_queue)
+{
+    static const struct {
+        uint32_t link_us, least_us, is;
+    } rows[] = {{0, 90000, 90000},     {90000, 90000, 90000}, {95000, 90000, 90000},
+                {60000, 90000, 60000}, {30000, 90000, 40000}, {40000, 90000, 40000}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+        p.link_us = rows[i].link_us;
+        p.least_us = rows[i].least_us;
+        CHECK_INT(rvd_pace_least(&p), rows[i].is);
+    }
+    rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    p.noise_us = 4000;
+    rvd_pace_note(&p, 41000);
+    rvd_pace_note(&p, 49000);
+    rvd_pace_round_end(&p, 7000);
+    CHECK_INT(p.noise_us, (3 * 4000 + 4000) / 4);  // the mean is 4 ms above the least
+    CHECK_INT(p.round_mark, 7000);
+    CHECK_INT(p.samples, 0);
+    rvd_pace_note(&p, 41000);
+    rvd_pace_note(&p, 241000);
+    rvd_pace_round_end(&p, 7000);
+    CHECK_INT(p.noise_us, (3 * 4000 + 40000) / 4);  // a round trip at most
+    rvd_pace_note(&p, 41000);
+    p.far = 1;
+    rvd_pace_round_end(&p, 7000);
+    CHECK_INT(p.noise_us, 13000);  // there is a queue, which is no noise
+
+    // A ping behind less than the cap tells nothing of it: a step and an eighth may be missing.
+    p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+    p.cap = 80000;
+    rvd_pace_ping g = {.mark = 100000 + 80000 - 10000 - rvd_pace_step(&p), .since = 100000};
+    CHECK(rvd_pace_is_behind_cap(&p, &g));
+    g.mark--;
+    CHECK(!rvd_pace_is_behind_cap(&p, &g));
+    g.from_us = 5000, g.sent_us = 9000, g.asked_us = 2000;
+    CHECK_INT(rvd_pace_span(&g, 10000), 7000);
+    CHECK_INT(rvd_pace_span(&g, 14000), 9000);
+}
+
+TEST(the_start_ends_behind_a_queue_without_growth_or_by_what_a_train_shows)
+{
+    rvd_pace p = pace_at(RVD_PACE_GROW, 1000000, 64000);
+    uint32_t queue_us = rvd_pace_slack(&p, 1000000) / 2 + 4000;
+    p.round = 1;
+    for (int i = 0; i < 4; i++) {
+        rvd_pace_rate_set(&p, 1000000);
+        p.rates[0] = 999999;                     // of the round before
+        p.round_rate = 1499997 - 3 * !!(i & 1);  // half as much again is growth
+        p.least_us = 64000 + queue_us + !!(i & 2);
+        CHECK_INT(rvd_pace_is_grown(&p), i == 3);
+    }
+
+    static const struct {
+        uint32_t bytes, took_us, rise_us, gap_us, link_us, rate;
+    } rows[] = {{8192, 8000, 4000, 1000, 0, 1024000},  {8191, 8000, 4000, 1000, 0, 0},
+                {8192, 8000, 3999, 1000, 0, 0},   // 2 ms and a part of the round trip
+                {8192, 17000, 4000, 1000, 0, 0},  // a fourth of the time
+                {8192, 16000, 4000, 1000, 0, 512000},  {8192, 8000, 4000, 20001, 0, 0},
+                {8192, 8000, 4000, 20000, 0, 1024000}, {8192, 8000, 4000, 1000, 70000, 0}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        rvd_pace_ping g = {.mark = 5000};
+        p = pace_at(RVD_PACE_GROW, 1000000, 64000);
+        p.now_us = 100000;
+        CHECK_INT(rvd_pace_train(&p, &g, 65000), 0);  // it begins
+        CHECK_INT(p.train_mark, 5000);
+        p.now_us += rows[i].took_us;
+        p.gap_us = rows[i].gap_us;
+        p.link_us = rows[i].link_us;
+        g.mark += rows[i].bytes;
+        CHECK_INT(rvd_pace_train(&p, &g, 65000 + rows[i].rise_us), rows[i].rate);
+        CHECK_INT(rvd_pace_train(&p, &g, 64999), 0);  // a shorter round trip begins one
+        CHECK_INT(p.train_trip, 64999);
+        CHECK_INT(p.train_us, p.now_us);
+    }
+
+    rvd_pace_ping g = {.mark = 1000};
+    p = pace_at(RVD_PACE_GROW, 2000000, 64000);
+    rvd_pace_grow(&p, &g, 64000, 1000);  // two and a half round trips, and half of the start
+    CHECK_INT(p.cap, 320000 + RVD_PACE_START / 2);
+    CHECK_INT(p.target, p.cap);
+    p.min_us = RVD_PACE_NEAR_US;
+    rvd_pace_grow(&p, &g, RVD_PACE_NEAR_US, 1000);
+    CHECK_INT(p.state, RVD_PACE_GROW);
+    p.min_us--;
+    rvd_pace_grow(&p, &g, RVD_PACE_NEAR_US, 1000);
+    CHECK_INT(p.state, RVD_PACE_NEAR);
+}
+
+TEST(a_near_peer_is_late_by_five_slow_pongs_in_a_row)
+{
+    static const struct {
+        int64_t trip_us;
+        uint32_t bytes;  // in that time
+        int is_late;
+    } rows[] = {{20001, 100000, 1}, {20000, 100000, 0}, {40000, 1000000, 0}, {40000, 999000, 1}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        session s = {.now_us = 1, .p = pace_at(RVD_PACE_NEAR, 1000000, 100)};
+        for (int n = 1; n < 2 * (int)RVD_PACE_LATE_PONGS; n++) {
+            int64_t trip_us = n == RVD_PACE_LATE_PONGS ? 100 : rows[i].trip_us;
+            CHECK_INT(s.p.state, RVD_PACE_NEAR);
+            s.added += rows[i].bytes;
+            s.waiting[s.count++] = rvd_pace_ping_add(&s.p, s.added, s.now_us);
+            session_answer(&s, trip_us);
+        }
+        CHECK_INT(s.p.state, RVD_PACE_NEAR);
+        s.waiting[s.count++] = rvd_pace_ping_add(&s.p, s.added += rows[i].bytes, s.now_us);
+        session_answer(&s, rows[i].trip_us);
+        CHECK_INT(s.p.state, rows[i].is_late ? RVD_PACE_DRAIN : RVD_PACE_NEAR);
+    }
+}
+
+TEST(a_least_round_trip_is_forgotten_after_its_time_and_kept_by_what_is_nearly_as_short)
+{
+    static const struct {
+        enum rvd_pace_state state;
+        int64_t old_us;
+    } rows[] = {{RVD_PACE_HOLD, RVD_PACE_OLD_US},
+                {RVD_PACE_FREE, RVD_PACE_LOST_US},
+                {RVD_PACE_DRAIN, RVD_PACE_LOST_US}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        rvd_pace p = pace_at(rows[i].state, 1000000, 32000);
+        rvd_pace_trip(&p, 33000, SECOND);  // a part in 32 is nothing
+        CHECK_INT(p.min_us, 32000);
+        rvd_pace_trip(&p, 40000, SECOND + rows[i].old_us);
+        CHECK_INT(p.min_us, 32000);
+        rvd_pace_trip(&p, 50000, SECOND + rows[i].old_us + 1);
+        CHECK_INT(p.min_us, 40000);
+        rvd_pace_trip(&p, 30000, SECOND + rows[i].old_us + 2);
+        CHECK_INT(p.min_us, 30000);
+        rvd_pace_trip(&p, 30938, 2 * SECOND + rows[i].old_us);  // this is more
+        rvd_pace_trip(&p, 31000, SECOND + 2 * rows[i].old_us + 3);
+        CHECK_INT(p.min_us, 30938);
+    }
+}
+
+// Nothing of ours is on the link: the time since then is not its work.
+TEST(the_first_ping_after_a_pause_begins_anew)
+{
+    for (int i = 0; i < 8; i++) {
+        rvd_pace p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
+        uint32_t value = rvd_pace_ping_add(&p, 5000, SECOND);
+        int64_t at_us = SECOND + 80000 + !!(i & 1);
+        uint32_t added = i & 2 ? 5000 + p.cap : 9000;
+        if (!(i & 4)) CHECK(rvd_pace_pong(&p, value, 5000, SECOND + 40000));
+        uint32_t taken = p.taken, last = p.count, is_idle = (i & 7) == 1;
+        rvd_pace_ping_add(&p, added, at_us);
+        CHECK_INT(p.taken, is_idle ? added : taken);
+        CHECK_INT(p.pings[p.first + last].from_us, is_idle ? at_us : p.taken_us);
+        CHECK_INT(p.lead == p.value, is_idle);
+    }
+}
+
 TEST(where_the_round_trip_is_short_pings_are_rare)
 {
     session s = {.now_us = 1};
