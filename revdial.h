@@ -6270,7 +6270,7 @@ static const char *rvd_mux_syn_problem(const rvd_mux *m, const rvd_mux_stream *o
 {
     const rvd_wire_frame *f = &m->frame;
     if (rvd_mux_is_mine(m, f->id)) return "SYN with our own parity";
-    if (old && !(old->tx == RVD_MUX_TX_RESET && old->rx != RVD_MUX_RX_OPEN) &&
+    if (old && old->tx != RVD_MUX_TX_RESET &&
         !(old->tx == RVD_MUX_TX_ENDED && old->rx == RVD_MUX_RX_ENDED))
         return "SYN for a live stream";
     if (f->type == RVD_WIRE_DATA && f->length > m->cfg.recv_window)

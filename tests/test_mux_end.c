@@ -271,6 +271,23 @@ TEST(row_35_the_connection_ends)
     SCRIPT_CHECK_ALL(cases);
 }
 
+// Not even a peer that drains may leave a frame half said.
+TEST(row_35_a_connection_that_ends_inside_a_frame_is_lost_at_each_of_its_bytes)
+{
+    for (size_t cut = 0; cut <= WIRE_HEADER + 3; cut++) {
+        rig_options o = {.role = cut % 2 ? REVDIAL_ROLE_PROXY : REVDIAL_ROLE_BACKEND};
+        rig *r = rig_new(&o);
+        REQUIRE(r != NULL);
+        uint8_t frame[WIRE_HEADER + 3] = {0};
+        wire_put(frame, &(wire_frame){0, WIRE_DATA, 0, rig_id(r, 1, 1), 3});
+        script_run(r, "Wp1+SYN .acceptp1 G0=0");
+        rig_feed(r, frame, cut);
+        script_run(r, ".eof");
+        CHECK_INT(r->dead_code, cut % sizeof frame == 0 ? REVDIAL_EDRAINING : REVDIAL_ELOST);
+        rig_free(r);
+    }
+}
+
 // ---- C50: row 36 on a large scale; 25: a thousand frames in one read
 
 TEST(row_36_a_million_frames_in_one_buffer_and_one_frame_in_a_million_reads)

@@ -18,6 +18,15 @@
     X(CLIENT_GONE, "client.gone", "") \
     X(STREAM_REFUSED, "stream.refused", "") \
     X(ACCEPT_PAUSED, "accept.paused", "") \
+    X(CLIENT_REFUSED, "client.refused", "") \
+    X(NEXT_ADDRESS, "link.next_address", "") \
+    X(LINK_STOPPED, "link.stopped", "") \
+    X(AGENT_DRAINING, "session.draining", "peer=") \
+    X(PROXY_DRAINING, "session.draining", "server=") \
+    X(SESSION_REPLACED, "session.replaced", "") \
+    X(SESSION_REVOKED, "session.revoked", "") \
+    X(STREAM_OPENED, "stream.open", "") \
+    X(STREAM_ENDED, "stream.end", "") \
     X(WHOLE_DUPLEX, "", "") \
     X(WHOLE_CLIENT_FIRST, "", "") \
     X(WHOLE_TARGET_FIRST, "", "") \
