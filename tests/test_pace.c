@@ -683,6 +683,16 @@ TEST(somebody_elses_queue_is_looked_at_ever_more_rarely_or_when_it_shrinks)
         CHECK_INT(p.free_queue_us, 100000 - 100000 / 32);  // it is forgotten slowly
         CHECK_INT(p.free_rate, rows[i].rate > 1000000 ? (7000000 + rows[i].rate) / 8 : 1000000);
     }
+    for (int is_free = 0; is_free < 2; is_free++) {  // a rate counts for as many rounds
+        p = pace_at(RVD_PACE_GROW, 1000000, 40000);
+        if (is_free) rvd_pace_free(&p, 100000);
+        for (uint32_t i = 0; i < 2 * RVD_PACE_ROUNDS; i++) {
+            CHECK_INT(rvd_pace_rate(&p), i < RVD_PACE_ROUNDS ? 1000000 : 500000 * is_free);
+            p.round_rate = 500000;
+            p.least_us = 140000;
+            rvd_pace_round_end(&p, 0);
+        }
+    }
     p = pace_at(RVD_PACE_HOLD, 1000000, 40000);
     rvd_pace_free(&p, 100000);
     rvd_pace_free_judge(&p, 100000);
@@ -794,6 +804,23 @@ TEST(the_start_ends_behind_a_queue_without_growth_or_by_what_a_train_shows)
         CHECK_INT(rvd_pace_train(&p, &g, 64999), 0);  // a shorter round trip begins one
         CHECK_INT(p.train_trip, 64999);
         CHECK_INT(p.train_us, p.now_us);
+    }
+
+    for (int is_slower = 0; is_slower < 2; is_slower++) {
+        rvd_pace_ping g = {.mark = 5000};
+        uint32_t wall = is_slower ? 1024000 : 4096000;  // more than doubling would reach soon
+        p = pace_at(RVD_PACE_GROW, 1000000, 64000);
+        p.now_us = 100000;
+        rvd_pace_grow(&p, &g, 65000, 9000);
+        CHECK_INT(p.samples, 1);
+        p.now_us += is_slower ? 8000 : 2000;
+        g.mark += 8192;
+        rvd_pace_grow(&p, &g, 69000, 30000);
+        CHECK_INT(p.state, is_slower ? RVD_PACE_HOLD : RVD_PACE_GROW);
+        if (!is_slower) continue;
+        CHECK_INT(p.target, wall / 125 * 8 + (uint64_t)wall * rvd_pace_slack(&p, wall) / 1000000);
+        CHECK_INT(p.round_mark, 30000);  // what was sent before does not show the new cap
+        CHECK_INT(p.samples, 0);
     }
 
     rvd_pace_ping g = {.mark = 1000};
