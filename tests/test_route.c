@@ -694,11 +694,23 @@ NEW_WORLD_TEST(a_client_that_sends_too_much_without_a_decision_is_refused)
     close(fd);
 }
 
-NEW_WORLD_TEST(a_dial_that_fails_is_told_to_the_client_in_the_hooks_words)
+static void count_failed_dials(void *ud, int level, const char *event, const char *msg)
+{
+    (void)level;
+    if (!strcmp(event, "dial.failed") && strstr(msg, " client=127.0.0.1:"))
+        atomic_fetch_add((atomic_int *)ud, 1);
+}
+
+NEW_WORLD_TEST(a_dial_that_fails_is_logged_and_told_to_the_client_in_the_hooks_words)
 {
     char at[80], buf[64];
     revdial_expose x = {0};
     static hook h;
+    static atomic_int logged;
+    atomic_init(&logged, 0);
+    w->pcfg.common.log = count_failed_dials;
+    w->pcfg.common.log_ud = &logged;
+    w->pcfg.common.log_level = REVDIAL_LOG_DEBUG;
     if (!route_open(w, &h, &x, at)) return;
     for (int i = 0; i < 3; i++) {
         static const struct {
@@ -717,6 +729,7 @@ NEW_WORLD_TEST(a_dial_that_fails_is_told_to_the_client_in_the_hooks_words)
         CHECK_INT(atomic_load(&h.done_code), rows[i].code);
         CHECK_INT(clients.why.code, rows[i].code);
         CHECK_INT(clients.last.is_relayed, 0);
+        CHECK_INT(atomic_load(&logged), i + 1);
     }
 }
 
