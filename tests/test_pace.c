@@ -455,6 +455,9 @@ TEST(a_full_pipe_without_a_ping_is_looked_at_at_once)
     rvd_pace_ping_add(&s.p, s.added, s.now_us);
     CHECK(!rvd_pace_is_blind(&s.p, s.added));
     CHECK(rvd_pace_next_tick(&s.p, s.now_us) > s.now_us);
+    CHECK(s.p.is_full);
+    rvd_pace_ping_add(&s.p, s.added - s.p.cap, s.now_us);
+    CHECK(!s.p.is_full);  // there is room: nobody waits any more
 }
 
 TEST(pongs_that_nobody_asked_for_change_nothing)
@@ -748,6 +751,7 @@ TEST(a_round_is_judged_by_the_least_round_trip_that_is_a_queue)
     rvd_pace_round_end(&p, 7000);
     CHECK_INT(p.noise_us, (3 * 4000 + 4000) / 4);  // the mean is 4 ms above the least
     CHECK_INT(p.round_mark, 7000);
+    CHECK_INT(p.target, RVD_PACE_START + rvd_pace_slack(&p, 1000000) - 1000);
     CHECK_INT(p.samples, 0);
     rvd_pace_note(&p, 41000);
     rvd_pace_note(&p, 241000);
