@@ -492,6 +492,59 @@ WORLD_TEST(stats_count_sessions_streams_bytes_and_failures)
     CHECK_INT(p.tx_bytes, 1000);  // of sessions that are gone, too
 }
 
+// What the proxy counts, less what its sessions count: zeros but for the memory of its registry.
+static revdial_stats stats_elsewhere(world *w)
+{
+    revdial_session *list[8];
+    revdial_session_info info;
+    revdial_stats stats;
+    revdial_proxy_get_stats(w->proxy, &stats);
+    size_t n = revdial_proxy_list(w->proxy, NULL, list, 8);
+    for (size_t i = 0; i < n; i++) {
+        revdial_session_get_info(list[i], &info);
+        stats.sessions--;
+        stats.streams -= info.streams;
+        stats.streams_opened -= info.streams_opened;
+        stats.streams_reset -= info.streams_reset;
+        stats.streams_refused -= info.streams_refused;
+        stats.credit_waits -= info.credit_waits;
+        stats.rx_bytes -= info.rx_bytes;
+        stats.tx_bytes -= info.tx_bytes;
+        stats.memory_bytes -= info.memory_bytes;
+        for (int code = 0; code < REVDIAL_RESET_PLACES; code++)
+            stats.resets[code] -= info.resets[code];
+        revdial_session_unref(list[i]);
+    }
+    return stats;
+}
+
+NEW_WORLD_TEST(what_a_proxy_counts_is_what_its_sessions_count)
+{
+    revdial_stream *st[8];
+    char buf[1000];
+    if (!open_pool(w)) return;
+    revdial_stats before = stats_elsewhere(w), after;
+    for (int i = 0; i < 8; i++) {
+        st[i] = world_dial(w, "echo", 0, NULL);
+        if (!CHECK(st[i] != NULL)) continue;
+        CHECK_INT(util_write_payload(st[i], 1000, 2), 1000);
+        CHECK_INT(util_read_all(st[i], buf, 1000), 1000);
+    }
+    for (int i = 0; i < 3; i++) CHECK(world_dial(w, "refuse", 0, NULL) == NULL);
+    // An engine gives memory back as time goes by.
+    UTIL_EVENTUALLY((after = stats_elsewhere(w), after.memory_bytes == before.memory_bytes));
+    CHECK_INT(after.sessions, 0);
+    CHECK_INT(after.streams, 0);
+    CHECK_INT(after.streams_opened, 0);
+    CHECK_INT(after.streams_reset, 0);
+    CHECK_INT(after.streams_refused, 0);
+    CHECK_INT(after.credit_waits, 0);
+    CHECK_INT(after.rx_bytes, 0);
+    CHECK_INT(after.tx_bytes, 0);
+    for (int code = 0; code < REVDIAL_RESET_PLACES; code++) CHECK_INT(after.resets[code], 0);
+    for (int i = 0; i < 8; i++) revdial_close(st[i]);
+}
+
 static void *write_for_ever(void *arg)
 {
     util_write_payload(arg, UINT64_MAX, 2);
