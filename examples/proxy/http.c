@@ -308,7 +308,8 @@ static int http_left_next(http_thread *t, http_left *left)
     return is;
 }
 
-// Idle connections end when the front end drains.
+// Idle connections end when the front end drains. For those whose next request has begun there may
+// be dials to come, which are announced before the backends are told.
 static void http_end_idle(http_thread *t)
 {
     static const enum http_wait idle[] = {HTTP_WAIT_IDLE, HTTP_WAIT_IDLE_LONGER, HTTP_WAIT_HEAD};
@@ -317,9 +318,17 @@ static void http_end_idle(http_thread *t)
         for (; l != list; l = next) {
             http_conn *c = (http_conn *)(void *)l;
             next = l->next;
-            if (http_conn_is_idle(c)) http_conn_free(c);
+            if (http_conn_is_idle(c))
+                http_conn_free(c);
+            else if (!t->has_drained && !c->is_expected)
+                http_expect(c);
         }
     }
+    if (t->has_drained) return;
+    pthread_mutex_lock(&t->lock);
+    t->has_drained = 1;
+    pthread_cond_signal(&t->drained);
+    pthread_mutex_unlock(&t->lock);
 }
 
 static void http_heed_others(http_thread *t)
@@ -447,6 +456,7 @@ static void http_thread_free(http_thread *t)
     while (http_left_next(t, &left)) revdial_session_unref(left.session);
     http_events_close(t);
     pthread_mutex_destroy(&t->lock);
+    pthread_cond_destroy(&t->drained);
     free(t);
 }
 
@@ -467,6 +477,7 @@ static http_thread *http_thread_new(http_front *f)
     http_link_init(&t->again);
     t->now_ms = http_now_ms();
     t->ep = t->wake[0] = t->wake[1] = -1;
+    pthread_cond_init(&t->drained, NULL);
     errno = pthread_mutex_init(&t->lock, NULL);
     if (errno == 0 && http_events_open(t) == 0) {
         sigfillset(&all);  // signals are for the main thread
@@ -526,7 +537,14 @@ static void http_tell(http_front *f, int64_t stop_ms)
 
 void http_drain(http_front *f)
 {
-    if (f) http_tell(f, 0);
+    if (!f) return;
+    http_tell(f, 0);
+    for (unsigned i = 0; i < f->count; i++) {
+        http_thread *t = f->threads[i];
+        pthread_mutex_lock(&t->lock);
+        while (!t->has_drained) pthread_cond_wait(&t->drained, &t->lock);
+        pthread_mutex_unlock(&t->lock);
+    }
 }
 
 int http_stop(http_front *f, int last_ms)

@@ -98,6 +98,8 @@ typedef struct http_thread {
     int left_count;
     http_upstream *posted;
     int is_woken, is_draining;
+    int has_drained;  // idle connections have ended since; signals:
+    pthread_cond_t drained;
     int64_t stop_ms;  // as end_ms
 } http_thread;
 

@@ -376,7 +376,7 @@ static int conn_heed_response(http_conn *c, const http_head *h)
     http_answer how = {.minor = c->minor, .is_head = c->is_head, .is_kept = 1};
     if (h->status == 101 && !c->is_upgrade) return 0;
     if (h->status >= 200) {
-        if (c->sent.state != HTTP_BODY_DONE) c->is_kept = 0;
+        if (c->sent.state != HTTP_BODY_DONE || http_is_draining(c->thread)) c->is_kept = 0;
         http_body_init(&c->coming, h);
         c->has_response = 1;
         c->up->is_kept = h->is_kept;

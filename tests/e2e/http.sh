@@ -422,6 +422,20 @@ takes_last_bytes_out() {
     await_end ending 10 && is "$status" 0
 }
 
+# Responses that begin while the proxy drains say that no other one follows on their connection. A
+# request that has begun before is dialled for before the agents are told.
+answers_while_it_drains() {
+    start_proxy ending --http 127.0.0.1:0 --route a.test=web --drain 20s &&
+        start_agent faithful --target "${address_of[origin]}" || return
+    start drained python3 "$here/http_peers.py" drain "${exposed[0]}" a.test \
+        "${address_of[origin]}" "$dir/faithful.log"
+    said drained.out '^waits' 20 && kill -TERM "${pid_of[ending]}" || return
+    await_end drained 20 && is "$(tail -n 3 "$dir/drained.out" | tr '\n' ' ')" \
+        "half HTTP/1.1 200 OK later ['Connection: close'] \
+twice [('200', ''), ('', 'Connection: close')] FIN " || return
+    await_end ending 10 && is "$status" 0
+}
+
 # When --drain has ended, clients see no end that nobody has sent.
 cuts_what_is_late() {
     end_now faithful
@@ -471,6 +485,8 @@ check 'a PROXY header says who the client is' proxy_header
 check 'HAProxy sends both a PROXY header and fields' both_say_who
 stop faithful plain
 check 'a proxy that ends brings the last bytes' takes_last_bytes_out
+end_now faithful
+check 'requests of kept connections while it drains' answers_while_it_drains
 check 'a proxy that ends cuts what is late' cuts_what_is_late
 end_now faithful
 check 'what is on its way may pause' pauses_end_nothing

@@ -19,6 +19,10 @@
                                             it leaves those that LOG does not have as complete; at
                                             another it reads the rest: how many are whole?
     http_peers.py ends ADDRESS HOST         prints how tunnels and a response without a length end
+    http_peers.py drain ADDRESS HOST ORIGIN LOG
+                                            what becomes of a kept connection whose request is half
+                                            there when a proxy drains; and of two whose responses
+                                            begin or end once the agent is told, as its LOG says
     http_peers.py statuses ADDRESS FILE     what each message of a corpus is answered with
     http_peers.py late ADDRESS HOST         how much of a response and of a tunnel comes, and how
                                             they end, if the target resets behind 100,000 bytes
@@ -523,6 +527,41 @@ def ends(address, host):
     print(*{read_all(s)[1] for s in clients}, flush=True)
 
 
+def listens(address):
+    try:
+        connect(address).close()
+    except (ConnectionRefusedError, ConnectionResetError):
+        return False
+    return True
+
+
+def drain(address, host, origin, log):
+    later, twice, half, other = *(connect(address) for _ in range(3)), connect(origin)
+    text = f"GET %s HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    later.sendall((text % "/later").encode())
+    twice.sendall((text % "/events").encode() + (text % "/sum").encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += twice.recv(1)
+    while ask(other, host, "/waiting") == b"0":
+        pass
+    ask(half, host, "/once")
+    half.sendall((text % "/sum").encode()[:-2])
+    print("waits", flush=True)
+    while listens(address):
+        pass
+    half.sendall(b"\r\n")
+    print("half", read_all(half)[0].split(b"\r\n")[0].decode())
+    while "event=session.draining" not in open(log, encoding="ascii").read():
+        time.sleep(0.01)
+    ask(other, host, "/go-on")
+    print("later", re.findall("Connection: .*", read_answer(later)[0].decode()))
+    for _ in range(3):
+        ask(other, host, "/next-event")
+    got, end = read_all(twice)
+    print("twice", re.findall(r"HTTP/1.1 (\d+) |(Connection: close)", got.decode()), end)
+
+
 def corpus(path):
     """Messages, each with its name in a line of its own before it: "# name"."""
     with open(path, encoding="latin-1") as file:
@@ -588,7 +627,7 @@ def late(address, host):
 
 JOBS = {"origin": origin, "who": who, "raw": raw, "keep": keep, "websocket": websocket_client,
         "events": events, "vanish": vanish, "pauses": pauses, "last": last, "ends": ends,
-        "statuses": statuses, "cut": cut, "late": late}
+        "drain": drain, "statuses": statuses, "cut": cut, "late": late}
 
 if __name__ == "__main__":
     JOBS[sys.argv[1]](*sys.argv[2:])
