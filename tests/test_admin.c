@@ -1,10 +1,30 @@
 // The admin port of the two programs: its reader of requests, what it lets whom do, and its texts.
 #include "revdial.h"
 
+#include <arpa/inet.h>
+#include <netdb.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "test.h"
+
+// The addresses of many.test: two of this machine, and one that it does not have.
+static int many_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
+                            struct addrinfo **found)
+{
+    static const char *const addresses[] = {"127.0.0.1", "192.0.2.1", "127.0.0.2"};
+    int r = 0;
+    if (strcmp(host, "many.test") != 0) return getaddrinfo(host, port, hints, found);
+    *found = NULL;
+    for (size_t i = 0; r == 0 && i < sizeof addresses / sizeof *addresses; i++) {
+        struct addrinfo **end = found;
+        while (*end) end = &(*end)->ai_next;
+        r = getaddrinfo(addresses[i], port, hints, end);
+    }
+    return r;
+}
+
+#define getaddrinfo many_getaddrinfo
 
 #include "../examples/program/admin.c"
 #include "../examples/program/config.c"
@@ -266,8 +286,8 @@ static int server_open(server *s, const char *at)
     s->common.admin = s->address;
     s->common.admin_token_file = s->token_file;
     if (!CHECK_INT(prog_admin_start(&s->admin, &cfg), 0)) return 0;
-    if (s->admin->at.path[0]) return 1;
-    getsockname(s->admin->at.fd, (struct sockaddr *)&bound.at, &bound.len);
+    if (s->admin->at[0].path[0]) return 1;
+    getsockname(s->admin->at[0].fd, (struct sockaddr *)&bound.at, &bound.len);
     snprintf(s->address, sizeof s->address, "127.0.0.1:%d",
              ntohs(((struct sockaddr_in *)&bound.at)->sin_port));
     return 1;
@@ -376,12 +396,66 @@ TEST(a_Unix_socket_is_its_owner_s_and_gone_afterwards)
     server_close(&s);
 }
 
+TEST(a_host_name_is_listened_at_with_all_addresses_that_this_machine_has)
+{
+    prog_listener one[PROG_LISTENERS], all[PROG_LISTENERS], more[PROG_LISTENERS];
+    char at[PROG_LISTENER_SIZE], name[PROG_LISTENER_SIZE], text[PROG_LISTENER_SIZE];
+    revdial_err err = {0};
+    REQUIRE(prog_listener_open(one, "many.test:0", 4, &err) == 1);
+    prog_listener_text(&one[0], at, sizeof at);
+    prog_listener_close(&one[0]);
+    snprintf(name, sizeof name, "many.test%s", strchr(at, ':'));
+    REQUIRE(prog_listener_open(all, name, 4, &err) == 2);
+    prog_listener_text(&all[0], text, sizeof text);
+    CHECK_STR(text, at);
+    prog_listener_text(&all[1], text, sizeof text);
+    CHECK(strncmp(text, "127.0.0.2:", 10) == 0);
+    // What has connected to one of them does so to the name, whichever is left.
+    prog_listener_close(&all[0]);
+    int fd = prog_connect(name, &err);
+    CHECK(fd >= 0);
+    close(fd);
+    // One that is in use is no address that the machine has not.
+    CHECK_INT(prog_listener_open(more, name, 4, &err), -1);
+    CHECK(strstr(err.msg, "in use") != NULL);
+    prog_listener_close(&all[1]);
+}
+
+TEST(actions_that_are_refused_do_not_fill_the_log)
+{
+    server s = {0};
+    char answer[4096], text[16384] = "";
+    int p[2], lines = 0;
+    REQUIRE(pipe(p) == 0);
+    if (server_open(&s, "127.0.0.1:0")) {
+        s.log.level = REVDIAL_LOG_INFO;
+        s.log.fd = p[1];
+        for (int i = 0; i < 40; i++)
+            CHECK_INT(server_ask(&s, "POST /act HTTP/1.1\r\n" AT "\r\n", answer, sizeof answer),
+                      401);
+        for (int i = 0; i < 40; i++)
+            CHECK_INT(server_ask(&s,
+                                 "POST /act HTTP/1.1\r\n" AT
+                                 "Authorization: Bearer 0123456789abcdef\r\n\r\n",
+                                 answer, sizeof answer),
+                      200);
+        CHECK(read(p[0], text, sizeof text - 1) > 0);
+        for (const char *at = text; (at = strstr(at, ": 401")) != NULL; at++) lines++;
+        CHECK(lines >= 5 && lines < 40);
+        for (const char *at = text; (at = strstr(at, ": 200")) != NULL; at++) lines++;
+        CHECK(lines >= 45);
+    }
+    server_close(&s);
+    close(p[0]);
+    close(p[1]);
+}
+
 TEST(a_Unix_socket_whose_owner_has_stopped_accepting_is_in_use)
 {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
     char dir[] = "/tmp/revdial-test.XXXXXX", address[PROG_LISTENER_SIZE];
     int owner, clients[4], i = 0, r = 0;
-    prog_listener l;
+    prog_listener l[PROG_LISTENERS];
     revdial_err err = {0};
     REQUIRE(mkdtemp(dir) != NULL);
     snprintf(at.sun_path, sizeof at.sun_path, "%s/s", dir);
@@ -395,7 +469,7 @@ TEST(a_Unix_socket_whose_owner_has_stopped_accepting_is_in_use)
         r = connect(clients[i], (struct sockaddr *)&at, sizeof at);
     }
     CHECK(r != 0 && errno == EAGAIN);
-    CHECK_INT(prog_listener_open(&l, address, 4, &err), -1);
+    CHECK_INT(prog_listener_open(l, address, 4, &err), -1);
     CHECK(strstr(err.msg, "in use") != NULL);
     CHECK_INT(access(at.sun_path, F_OK), 0);
     while (i > 0) close(clients[--i]);
@@ -446,13 +520,13 @@ TEST(an_address_that_is_none_is_refused_with_what_would_be_one)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         prog_address a;
         revdial_err err = {0};
-        if (prog_address_parse(&a, bad[i], 1, &err) == 0 || !strstr(err.msg, bad[i]))
+        if (prog_address_parse(&a, 1, bad[i], &err) >= 0 || !strstr(err.msg, bad[i]))
             test_fail(__FILE__, __LINE__, "\"%s\": \"%s\"", bad[i], err.msg);
     }
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         prog_address a;
         revdial_err err = {0};
-        if (prog_address_parse(&a, good[i], 1, &err) != 0)
+        if (prog_address_parse(&a, 1, good[i], &err) != 1)
             test_fail(__FILE__, __LINE__, "%s", err.msg);
     }
 }

@@ -7,13 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
     FORWARD_DIALS = 128,  // more clients wait in the listener's queue
     FORWARD_BACKLOG = 1024,
-    FORWARD_TRIES = 4,        // sessions that a client's dial is made on, and for each:
-    FORWARD_DIAL_MS = 10000,  // to wait for it, and then for the target
+    FORWARD_WAIT_MS = 10000,  // for a session
+    FORWARD_DIAL_MS = 20000,  // for that and the target, on whatever session
     FORWARD_PAUSE_MS = 100    // when there is no descriptor for a client that waits
 };
 
@@ -69,19 +70,31 @@ static int forward_is_closing(forward *f)
     return is;
 }
 
+static int64_t forward_now_ms(void)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 // Dials on one session after the other, as long as one drains or is lost before it has accepted:
 // none of the client's bytes has gone out by then. An agent that drains gets no other session.
-static revdial_stream *client_stream(forward *f, const revdial_dial_opts *opts, revdial_err *err)
+static revdial_stream *client_stream(forward *f, revdial_dial_opts *opts, revdial_err *err)
 {
+    const int64_t until_ms = forward_now_ms() + FORWARD_DIAL_MS;
     revdial_stream *st = NULL;
     int is_over = 0;
-    for (int i = 0; !st && !is_over && i < FORWARD_TRIES; i++) {
-        revdial_session *s = revdial_agent_wait(f->agent, FORWARD_DIAL_MS, i ? NULL : err);
+    for (int i = 0; !st && !is_over; i++) {
+        int left_ms = (int)(until_ms - forward_now_ms());
+        revdial_session *s = revdial_agent_wait(
+            f->agent, left_ms < FORWARD_WAIT_MS ? left_ms : FORWARD_WAIT_MS, i ? NULL : err);
         if (!s) break;
-        st = revdial_session_dial(s, opts, err);
+        left_ms = (int)(until_ms - forward_now_ms());
+        opts->timeout_ms = left_ms < FORWARD_WAIT_MS ? left_ms : FORWARD_WAIT_MS;
+        if (opts->timeout_ms > 0) st = revdial_session_dial(s, opts, err);
         revdial_session_unref(s);
-        is_over =
-            (err->code != REVDIAL_EDRAINING && err->code != REVDIAL_ELOST) || forward_is_closing(f);
+        is_over = opts->timeout_ms <= 0 || forward_is_closing(f) ||
+                  (err->code != REVDIAL_EDRAINING && err->code != REVDIAL_ELOST);
     }
     return st;
 }
@@ -89,10 +102,9 @@ static revdial_stream *client_stream(forward *f, const revdial_dial_opts *opts, 
 static void client_dial(client *c)
 {
     forward *f = c->owner;
-    const revdial_dial_opts opts = {.target = c->target,
-                                    .client_addr = c->from[0] ? c->from : NULL,
-                                    .local_addr = c->local[0] ? c->local : NULL,
-                                    .timeout_ms = FORWARD_DIAL_MS};
+    revdial_dial_opts opts = {.target = c->target,
+                              .client_addr = c->from[0] ? c->from : NULL,
+                              .local_addr = c->local[0] ? c->local : NULL};
     const revdial_relay_opts relay = {.half_closed_ms = f->half_closed_ms};
     revdial_err err = {0};
     revdial_stream *st = client_stream(f, &opts, &err);
@@ -198,14 +210,14 @@ static void *forward_run(void *ud)
 // Returns 0 or an exit code.
 static int forward_listen(forward *f, const char *spec, revdial_err *err)
 {
-    forward_port *port = &f->ports[f->count];
+    prog_listener at[PROG_LISTENERS];
     char address[PROG_LISTENER_SIZE];
     size_t len = strcspn(spec, "=");  // as forward_problem() has checked
+    int count;
     snprintf(address, sizeof address, "%.*s", (int)len, spec);
-    port->target = spec + len + 1;
-    if (prog_listener_open(&port->at, address, FORWARD_BACKLOG, err) != 0)
-        return err->code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND;
-    f->count++;
+    count = prog_listener_open(at, address, FORWARD_BACKLOG, err);
+    if (count < 0) return err->code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND;
+    for (int i = 0; i < count; i++) f->ports[f->count++] = (forward_port){at[i], spec + len + 1};
     return 0;
 }
 
@@ -218,7 +230,7 @@ int forward_open(forward *f, const prog_list *specs, prog_log *log, revdial_err 
     errno = pthread_mutex_init(&f->lock, NULL);
     if (errno == 0 && (errno = pthread_cond_init(&f->changed, NULL)) != 0)
         pthread_mutex_destroy(&f->lock);
-    if (errno == 0) f->ports = calloc(specs->count + 1, sizeof *f->ports);
+    if (errno == 0) f->ports = calloc(specs->count * PROG_LISTENERS + 1, sizeof *f->ports);
     if (!f->ports) snprintf(err->msg, sizeof err->msg, "%s", strerror(errno));
     if (!f->ports) return PROG_FAILED;
     for (size_t i = 0; rc == 0 && i < specs->count; i++)

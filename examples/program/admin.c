@@ -46,9 +46,11 @@ typedef struct prog_conn {
 
 struct prog_admin {
     prog_admin_config cfg;
-    prog_listener at;
+    prog_listener at[PROG_LISTENERS];
+    int at_count;
     char *hosts;  // a comma list
     int wake[2];  // closed to end the thread
+    prog_rate refused;  // of lines about actions
     pthread_mutex_t lock;
     char token[PROG_TOKEN_SIZE];  // guarded by lock; "" = no actions
     pthread_t thread;
@@ -62,11 +64,11 @@ static int64_t prog_clock_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static void prog_admin_announce(prog_admin *a)
+static void prog_admin_announce(const prog_admin *a, const prog_listener *at)
 {
     char text[PROG_LISTENER_SIZE];
-    int is_unix = a->at.path[0] != '\0';
-    prog_listener_text(&a->at, text, sizeof text);
+    int is_unix = at->path[0] != '\0';
+    prog_listener_text(at, text, sizeof text);
     if (!is_unix && strncmp(text, "127.", 4) != 0 && strncmp(text, "[::1]:", 6) != 0)
         prog_logf(
             a->cfg.log, REVDIAL_LOG_WARN, "admin.public",
@@ -116,7 +118,7 @@ static int prog_admin_route(prog_admin *a, const prog_request *r, prog_out *body
     const prog_page *page = a->cfg.pages;
     int status = 200;
     while (page->path && strcmp(page->path, r->path) != 0) page++;
-    if (!a->at.path[0] && !(page->path && page->flags & PROG_PAGE_OPEN) &&
+    if (!a->at[0].path[0] && !(page->path && page->flags & PROG_PAGE_OPEN) &&
         !prog_request_is_ours(r, a->hosts)) {
         *problem = "this server is not for that Host: use an address, or allow it by --admin-host";
         return 421;
@@ -180,7 +182,10 @@ static void prog_conn_answer(prog_admin *a, prog_conn *c, size_t len, int refusa
     if (status == 200) {
         problem = "";
         status = prog_admin_route(a, r, &body, &type, &problem);
-        if (r->method == PROG_POST || status == 401 || status == 403)
+        // Anybody that can connect may be refused as often as it likes.
+        if (status == 200 ? r->method == PROG_POST
+                          : (r->method == PROG_POST || status == 401 || status == 403) &&
+                                prog_rate_take(&a->refused, a->cfg.log, "admin.action"))
             prog_logf(a->cfg.log, status == 200 ? REVDIAL_LOG_INFO : REVDIAL_LOG_WARN,
                       "admin.action", "%s?%s: %d %s", r->path, r->query, status, problem);
     }
@@ -317,12 +322,12 @@ static void prog_conn_look(prog_admin *a, prog_conn *c, int64_t now_ms)
     prog_conn_write(c);
 }
 
-static void prog_admin_accept(prog_admin *a)
+static void prog_admin_accept(prog_admin *a, const prog_listener *at)
 {
     for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
         prog_conn *c = &a->conns[i];
         if (c->state != PROG_CONN_FREE) continue;
-        c->fd = accept(a->at.fd, NULL, NULL);
+        c->fd = accept(at->fd, NULL, NULL);
         if (c->fd < 0 && errno != EAGAIN) poll(NULL, 0, PROG_ADMIN_PAUSE_MS);
         if (c->fd < 0) return;
         if (prog_nonblocking(c->fd) != 0) {
@@ -333,34 +338,36 @@ static void prog_admin_accept(prog_admin *a)
     }
 }
 
-// Fills what to poll: the wake-up, the listener while there is room, then the connections.
+// Fills what to poll: the wake-up, the connections, then the listeners while there is room.
 static int prog_admin_prepare(const prog_admin *a, struct pollfd *p, int *timeout_ms)
 {
     int64_t now = prog_clock_ms(), first = INT64_MAX;
     int used = 0;
     for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
         const prog_conn *c = &a->conns[i];
-        p[2 + i] = (struct pollfd){.fd = -1};
+        p[1 + i] = (struct pollfd){.fd = -1};
         if (c->state == PROG_CONN_FREE) continue;
         used++;
         if (c->state == PROG_CONN_ANSWERING) {
             if (now + PROG_ADMIN_LOOK_MS < first) first = now + PROG_ADMIN_LOOK_MS;
             continue;
         }
-        p[2 + i].fd = c->fd;
-        p[2 + i].events = c->state == PROG_CONN_WRITING ? POLLOUT : POLLIN;
+        p[1 + i].fd = c->fd;
+        p[1 + i].events = c->state == PROG_CONN_WRITING ? POLLOUT : POLLIN;
         if (c->until_ms < first) first = c->until_ms;
     }
     p[0] = (struct pollfd){.fd = a->wake[0], .events = POLLIN};
-    p[1] = (struct pollfd){.fd = used < PROG_ADMIN_CONNECTIONS ? a->at.fd : -1, .events = POLLIN};
+    for (int i = 0; i < a->at_count; i++)
+        p[1 + PROG_ADMIN_CONNECTIONS + i] = (struct pollfd){
+            .fd = used < PROG_ADMIN_CONNECTIONS ? a->at[i].fd : -1, .events = POLLIN};
     *timeout_ms = first == INT64_MAX ? -1 : first > now ? (int)(first - now) : 0;
-    return 2 + PROG_ADMIN_CONNECTIONS;
+    return 1 + PROG_ADMIN_CONNECTIONS + a->at_count;
 }
 
 static void *prog_admin_run(void *ud)
 {
     prog_admin *a = ud;
-    struct pollfd p[2 + PROG_ADMIN_CONNECTIONS];
+    struct pollfd p[1 + PROG_ADMIN_CONNECTIONS + PROG_LISTENERS];
     int count, timeout_ms;
     for (;;) {
         int64_t now_ms;
@@ -369,10 +376,11 @@ static void *prog_admin_run(void *ud)
         if (p[0].revents) break;
         now_ms = prog_clock_ms();
         for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
-            if (p[2 + i].fd >= 0 && p[2 + i].revents) prog_conn_run(a, &a->conns[i]);
+            if (p[1 + i].fd >= 0 && p[1 + i].revents) prog_conn_run(a, &a->conns[i]);
             prog_conn_look(a, &a->conns[i], now_ms);
         }
-        if (p[1].revents) prog_admin_accept(a);
+        for (int i = 0; i < a->at_count; i++)
+            if (p[1 + PROG_ADMIN_CONNECTIONS + i].revents) prog_admin_accept(a, &a->at[i]);
     }
     for (int i = 0; i < PROG_ADMIN_CONNECTIONS; i++) {
         if (a->conns[i].state == PROG_CONN_ANSWERING) pthread_join(a->conns[i].thread, NULL);
@@ -386,7 +394,7 @@ static void *prog_admin_run(void *ud)
 
 static void prog_admin_free(prog_admin *a)
 {
-    prog_listener_close(&a->at);
+    for (int i = 0; i < a->at_count; i++) prog_listener_close(&a->at[i]);
     prog_pipe_close(a->wake);
     prog_wipe(a->token, sizeof a->token);
     pthread_mutex_destroy(&a->lock);
@@ -447,23 +455,26 @@ int prog_admin_start(prog_admin **out, const prog_admin_config *cfg)
     const prog_common *common = cfg->common;
     prog_admin *a;
     revdial_err err = {0};
+    int count;
     *out = NULL;
     if (!common->admin) return 0;
     a = calloc(1, sizeof *a);
     if (!a) return PROG_FAILED;
     a->cfg = *cfg;
-    a->at.fd = a->wake[0] = a->wake[1] = -1;
+    a->wake[0] = a->wake[1] = -1;
     pthread_mutex_init(&a->lock, NULL);
     a->hosts = prog_list_join(&common->admin_hosts);
     if (!a->hosts) return prog_admin_failed(a, PROG_FAILED, "admin", "out of memory");
     prog_admin_renew(a);
     prog_warn_readable(cfg->log, common->admin_token_file);
-    if (prog_listener_open(&a->at, common->admin, PROG_ADMIN_CONNECTIONS, &err) != 0)
+    count = prog_listener_open(a->at, common->admin, PROG_ADMIN_CONNECTIONS, &err);
+    if (count < 0)
         return prog_admin_failed(a, err.code == REVDIAL_EINVAL ? PROG_USAGE : PROG_CANNOT_BIND,
                                  "admin", err.msg);
+    a->at_count = count;
     if (prog_pipe_open(a->wake) != 0 || prog_thread_start(&a->thread, prog_admin_run, a) != 0)
         return prog_admin_failed(a, PROG_FAILED, "admin", strerror(errno));
-    prog_admin_announce(a);
+    for (int i = 0; i < count; i++) prog_admin_announce(a, &a->at[i]);
     *out = a;
     return 0;
 }

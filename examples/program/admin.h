@@ -72,7 +72,10 @@ const char *prog_status_text(int status);
 // ------------------------------------------------------------------------------------------------
 // listen.c: addresses HOST:PORT, a PORT of 127.0.0.1, or unix:PATH.
 
-enum { PROG_LISTENER_SIZE = 136 };  // the text of an address
+enum {
+    PROG_LISTENER_SIZE = 136,  // the text of an address
+    PROG_LISTENERS = 4         // addresses of a name that are used: localhost has 2
+};
 
 typedef struct prog_listener {
     int fd;                                                // non-blocking
@@ -81,14 +84,17 @@ typedef struct prog_listener {
 
 // Is it an address? Looks no name up. Returns 0, or -1 and the reason.
 int prog_address_check(const char *address, revdial_err *err);
-// Returns 0, or -1 and the reason: REVDIAL_EINVAL if it is no address.
-int prog_listener_open(prog_listener *l, const char *address, int backlog, revdial_err *err);
+// Listens at each address that the host has here; with port 0, at the first one.
+//   returns  how many are open; or -1 and the reason: REVDIAL_EINVAL if it is no address
+int prog_listener_open(prog_listener all[PROG_LISTENERS], const char *address, int backlog,
+                       revdial_err *err);
 // Closes it, if it is open, and removes its Unix socket.
 void prog_listener_close(prog_listener *l);
 // Where it listens, "127.0.0.1:9000".
 void prog_listener_text(const prog_listener *l, char *text, size_t size);
 void prog_address_text(const struct sockaddr_storage *at, socklen_t len, char *text, size_t size);
-// Connects. Returns a descriptor, or -1 and the reason in err->msg.
+// Connects to the first address that takes it. Returns a descriptor, or -1 and the reason in
+// err->msg.
 int prog_connect(const char *address, revdial_err *err);
 
 // ------------------------------------------------------------------------------------------------

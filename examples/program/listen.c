@@ -29,30 +29,33 @@ static int prog_address_fail(revdial_err *err, const char *text, const char *why
     return -1;
 }
 
-static int prog_address_unix(prog_address *a, const char *text, revdial_err *err)
+static int prog_address_unix(prog_address *all, int max, const char *text, revdial_err *err)
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     const char *path = text + strlen("unix:");
     if (*path != '/' || strlen(path) >= sizeof un.sun_path)
         return prog_address_fail(err, text,
                                  "the path of a Unix socket begins with /, with 2 to 107 letters");
+    if (max == 0) return 0;
     memcpy(un.sun_path, path, strlen(path));
-    memcpy(&a->at, &un, sizeof un);
-    a->len = sizeof un;
-    return 0;
+    memset(all, 0, sizeof *all);
+    memcpy(&all->at, &un, sizeof un);
+    all->len = sizeof un;
+    return 1;
 }
 
 // "127.0.0.1:9000", "[::1]:9000", "localhost:9000", "9000" on this machine, or "unix:PATH".
-//   looks_up   0: a host name may lead anywhere
-static int prog_address_parse(prog_address *a, const char *text, int looks_up, revdial_err *err)
+//   max      that `all` has room for; 0: no name is looked up
+//   returns  how many addresses it has, or -1
+static int prog_address_parse(prog_address *all, int max, const char *text, revdial_err *err)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found, *next;
     char host[PROG_ADDRESS_SIZE] = "127.0.0.1";
     const char *colon = strrchr(text, ':'), *from = text;
     const char *port = colon ? colon + 1 : text;
     size_t len = colon ? (size_t)(colon - text) : 0, digits = strspn(port, "0123456789");
-    memset(a, 0, sizeof *a);
-    if (strncmp(text, "unix:", 5) == 0) return prog_address_unix(a, text, err);
+    int count = 0;
+    if (strncmp(text, "unix:", 5) == 0) return prog_address_unix(all, max, text, err);
     if (!digits || digits > 5 || port[digits] || strtol(port, NULL, 10) > 65535 || colon == text)
         return prog_address_fail(err, text, "not HOST:PORT, a PORT, or unix:PATH");
     if (len >= sizeof host) return prog_address_fail(err, text, "too long");
@@ -63,37 +66,41 @@ static int prog_address_parse(prog_address *a, const char *text, int looks_up, r
         return prog_address_fail(err, text, "write [HOST]:PORT for an IPv6 address");
     }
     if (colon) snprintf(host, sizeof host, "%.*s", (int)len, from);
-    if (!looks_up) return 0;
+    if (max == 0) return 0;
     if (getaddrinfo(host, port, &hints, &found) != 0)
         return prog_address_fail(err, text, "no such host");
-    memcpy(&a->at, found->ai_addr, found->ai_addrlen);
-    a->len = found->ai_addrlen;
+    for (next = found; next && count < max; next = next->ai_next) {
+        memset(&all[count], 0, sizeof all[count]);
+        memcpy(&all[count].at, next->ai_addr, next->ai_addrlen);
+        all[count++].len = next->ai_addrlen;
+    }
     freeaddrinfo(found);
-    return 0;
+    return count;
 }
 
 int prog_address_check(const char *address, revdial_err *err)
 {
-    prog_address a;
-    return prog_address_parse(&a, address, 0, err);
+    return prog_address_parse(NULL, 0, address, err);
 }
 
 int prog_connect(const char *address, revdial_err *err)
 {
     const struct timeval patience = {.tv_sec = PROG_CONNECT_S};
-    prog_address a;
-    int fd;
-    if (prog_address_parse(&a, address, 1, err) != 0) return -1;
-    fd = socket(a.at.ss_family, SOCK_STREAM, 0);
-    if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-        if (connect(fd, (const struct sockaddr *)&a.at, a.len) == 0) return fd;
+    prog_address all[PROG_LISTENERS];
+    int count = prog_address_parse(all, PROG_LISTENERS, address, err);
+    if (count < 0) return -1;
+    for (int i = 0; i < count; i++) {
+        int fd = socket(all[i].at.ss_family, SOCK_STREAM, 0);
+        if (fd >= 0) {
+            setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+            if (connect(fd, (const struct sockaddr *)&all[i].at, all[i].len) == 0) return fd;
+        }
+        err->sys = errno;
+        if (fd >= 0) close(fd);
     }
     err->code = REVDIAL_ESYS;
-    err->sys = errno;
-    snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(errno));
-    if (fd >= 0) close(fd);
+    snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(err->sys));
     return -1;
 }
 
@@ -112,12 +119,15 @@ static void prog_listener_sweep(const prog_address *a, const char *path)
     close(fd);
 }
 
-// Returns 0, or -1 with errno.
+// Returns 0, or -1 with errno; close it in either case.
 static int prog_listener_bind(prog_listener *l, const prog_address *at, int backlog)
 {
     const int yes = 1;
     mode_t before;
     int r;
+    l->path[0] = '\0';
+    if (at->at.ss_family == AF_UNIX)
+        memcpy(l->path, ((const struct sockaddr_un *)&at->at)->sun_path, sizeof l->path);
     if (l->path[0]) prog_listener_sweep(at, l->path);
     l->fd = socket(at->at.ss_family, SOCK_STREAM, 0);
     if (l->fd < 0 || prog_nonblocking(l->fd) != 0) {
@@ -132,19 +142,34 @@ static int prog_listener_bind(prog_listener *l, const prog_address *at, int back
     return r == 0 ? listen(l->fd, backlog) : -1;
 }
 
-int prog_listener_open(prog_listener *l, const char *address, int backlog, revdial_err *err)
+// A port that the system chooses is that of one address.
+static int prog_address_has_port(const prog_address *a)
 {
-    prog_address at;
-    l->fd = -1;
-    l->path[0] = '\0';
-    if (prog_address_parse(&at, address, 1, err) != 0) return -1;
-    if (at.at.ss_family == AF_UNIX)
-        memcpy(l->path, ((const struct sockaddr_un *)&at.at)->sun_path, sizeof l->path);
-    if (prog_listener_bind(l, &at, backlog) == 0) return 0;
+    if (a->at.ss_family == AF_INET) return ((const struct sockaddr_in *)&a->at)->sin_port != 0;
+    return a->at.ss_family != AF_INET6 || ((const struct sockaddr_in6 *)&a->at)->sin6_port != 0;
+}
+
+int prog_listener_open(prog_listener all[PROG_LISTENERS], const char *address, int backlog,
+                       revdial_err *err)
+{
+    prog_address at[PROG_LISTENERS];
+    int found = prog_address_parse(at, PROG_LISTENERS, address, err), count = 0, is_bad = 0;
+    if (found < 0) return -1;
+    if (found > 1 && !prog_address_has_port(at)) found = 1;
+    for (int i = 0; i < found && !is_bad; i++) {
+        if (prog_listener_bind(&all[count], &at[i], backlog) == 0) {
+            count++;
+            continue;
+        }
+        err->sys = errno;
+        // "localhost" has ::1 also where the machine has no IPv6.
+        is_bad = errno != EADDRNOTAVAIL && errno != EAFNOSUPPORT;
+        prog_listener_close(&all[count]);
+    }
+    if (count && !is_bad) return count;
+    while (count > 0) prog_listener_close(&all[--count]);
     err->code = REVDIAL_ESYS;
-    err->sys = errno;
-    snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(errno));
-    prog_listener_close(l);
+    snprintf(err->msg, sizeof err->msg, "%s: %s", address, strerror(err->sys));
     return -1;
 }
 
