@@ -1,8 +1,9 @@
 // What the two programs share: files with tokens, and the log.
 #include "revdial.h"
 
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
-
 #include <time.h>
 
 #include "test.h"
@@ -291,6 +292,39 @@ TEST(a_log_that_nobody_reads_holds_up_nobody_and_says_what_it_has_dropped)
     CHECK(r.dropped > 0 && r.lines > 0);
     CHECK_INT(r.lines + r.dropped, LINES);
     CHECK_INT(r.in_order, 1);
+}
+
+// The disk has room for that many bytes.
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    CHECK_INT(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    CHECK_INT(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+TEST(lines_that_a_full_disk_does_not_take_are_counted_once_it_takes_others)
+{
+    static const char said[] = " level=warn event=log.dropped dropped_count=4\nno\n";
+    static prog_log log;
+    char text[256] = "", *at;
+    FILE *f = tmpfile();
+    REQUIRE(f != NULL && signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    prog_log_open(&log, REVDIAL_LOG_INFO, PROG_LOG_LOGFMT);
+    log.fd = fileno(f);
+    limit_files(4);
+    prog_log_deliver(&log, "ab\ncd\nef\n", 9);
+    prog_log_deliver(&log, "gh\nij\n", 6);
+    limit_files(RLIM_INFINITY);
+    prog_log_deliver(&log, "no\n", 3);
+    prog_log_deliver(&log, "yes\n", 4);
+    rewind(f);
+    CHECK(fread(text, 1, sizeof text - 1, f) > 0);
+    fclose(f);
+    CHECK(strncmp(text, "ab\nc\nts=", 8) == 0);
+    at = strchr(text, 'Z');
+    CHECK(at && strncmp(at + 1, said, sizeof said - 1) == 0);
+    CHECK(at && strcmp(at + sizeof said, "yes\n") == 0);
 }
 
 TEST(a_signal_wakes_who_asked_for_it_whatever_other_pipes_there_are)

@@ -98,9 +98,11 @@ static void prog_line_make(prog_line *line, enum prog_log_format format, int lev
 // ------------------------------------------------------------------------------------------------
 // The queue and its thread
 
-// Writes all of it, however long that takes. What nobody can read is lost.
-static void prog_write_all(int fd, const char *data, size_t len)
+// Writes all of it, however long that takes. Returns how much has been written: what nobody can
+// read, or a full disk does not take, is lost.
+static size_t prog_write_all(int fd, const char *data, size_t size)
 {
+    size_t len = size;
     while (len > 0) {
         struct pollfd p = {fd, POLLOUT, 0};
         ssize_t n = write(fd, data, len);
@@ -108,11 +110,12 @@ static void prog_write_all(int fd, const char *data, size_t len)
             data += n;
             len -= (size_t)n;
         } else if (n < 0 && errno == EAGAIN) {  // somebody else has set O_NONBLOCK
-            if (poll(&p, 1, -1) < 0 && errno != EINTR) return;
+            if (poll(&p, 1, -1) < 0 && errno != EINTR) break;
         } else if (n < 0 && errno != EINTR) {
-            return;
+            break;
         }
     }
+    return size - len;
 }
 
 static void prog_queue_put_locked(prog_log *log, const prog_line *line)
@@ -149,6 +152,28 @@ static void prog_queue_confess_locked(prog_log *log)
     prog_queue_put_locked(log, &line);
 }
 
+// Writes whole lines, and before them what was lost when the disk was full. A line of which it took
+// a part is ended first. On the log's thread.
+static void prog_log_deliver(prog_log *log, const char *lines, size_t len)
+{
+    size_t done = 0, lost = 0;
+    if (log->lost) {
+        prog_line line;
+        char msg[48];
+        snprintf(msg, sizeof msg, "dropped_count=%u", log->lost);
+        prog_line_make(&line, log->format, REVDIAL_LOG_WARN, "log.dropped", msg);
+        if (log->has_part && prog_write_all(log->fd, "\n", 1) == 1) log->has_part = 0;
+        if (!log->has_part) done = prog_write_all(log->fd, line.text, line.len);
+        log->has_part |= done > 0 && done < line.len;
+        if (done == line.len) log->lost = 0;
+        done = 0;
+    }
+    if (!log->lost) done = prog_write_all(log->fd, lines, len);
+    for (size_t i = done; i < len; i++) lost += lines[i] == '\n';
+    log->has_part |= done > 0 && lines[done - 1] != '\n';
+    log->lost += (unsigned)lost;
+}
+
 static void *prog_log_run(void *ud)
 {
     prog_log *log = ud;
@@ -164,7 +189,7 @@ static void *prog_log_run(void *ud)
         }
         n = prog_queue_take_locked(log, out);
         pthread_mutex_unlock(&log->lock);
-        prog_write_all(log->fd, out, n);
+        prog_log_deliver(log, out, n);
         pthread_mutex_lock(&log->lock);
     }
     log->is_over = 1;

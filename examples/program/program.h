@@ -24,8 +24,9 @@ enum { PROG_TOKEN_SIZE = 4097 };  // the longest token that the handshake takes,
 // ------------------------------------------------------------------------------------------------
 // log.c: one line per event on stderr. A thread of its own writes, because whatever stderr is, a
 // pipe, a terminal, a file on a network disk, may be full or stuck for as long as it likes: I/O
-// threads only put lines into a queue, and what finds no room there is counted. Switching stderr to
-// O_NONBLOCK would not do: other processes that have it open share that flag.
+// threads only put lines into a queue. What finds no room there is counted, and so is what a full
+// disk does not take. Switching stderr to O_NONBLOCK would not do: other processes that have it
+// open share that flag.
 
 enum prog_log_format { PROG_LOG_TEXT, PROG_LOG_LOGFMT, PROG_LOG_JSON };
 
@@ -43,6 +44,8 @@ typedef struct prog_log {
     int fd;
     int is_running;  // the thread; else each thread writes its own lines
     pthread_t thread;
+    unsigned lost;           // its own: lines that could not be written, since that was last said
+    int has_part;            // the last one was, in part
     pthread_mutex_t lock;    // guards all below
     pthread_cond_t changed;  // the queue is no longer empty, or the thread is over
     char queue[PROG_QUEUE_SIZE];
