@@ -29,7 +29,7 @@ library() {
     if [ -e "$2/libmbedtls.a" ]; then return 0; fi
     rm -rf "$2/objects" && mkdir -p "$2/objects" &&
         (cd "$2/objects" && printf '%s\n' "$1"/library/*.c |
-            xargs -P "$jobs" -n 8 "${CC:-cc}" -O1 -w -c $threads -I"$1/include" \
+            xargs -P "$jobs" -n 8 ${CC:-cc} -O1 -w -c $threads -I"$1/include" \
                 -I"$1/library") &&
         ar rc "$2/libmbedtls.a" "$2/objects"/*.o
 }
