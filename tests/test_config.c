@@ -10,6 +10,7 @@
 #include "../examples/program/signals.c"
 #include "../examples/program/config.c"
 #include "../examples/program/options.c"
+#include "../examples/program/reload.c"
 #include "../examples/program/values.c"
 
 typedef struct settings {
@@ -48,10 +49,15 @@ typedef struct told {
 
 static char config_path[64];
 
+static void write_file(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+    if (!f || fputs(text, f) < 0 || fclose(f) != 0) abort();
+}
+
 static void write_config(const char *text)
 {
-    FILE *f = fopen(config_path, "w");
-    if (!f || fputs(text, f) < 0 || fclose(f) != 0) abort();
+    write_file(config_path, text);
 }
 
 // Parses with what is printed going to a file, which is then read.
@@ -222,6 +228,35 @@ TEST(a_file_that_cannot_be_read_is_an_error)
     CHECK_INT(t.rc, PROG_USAGE);
     CHECK(strstr(t.says, "--config: /nowhere/at/all: ") != NULL);
     prog_cli_free(&t.cli);
+}
+
+TEST(a_file_that_a_refused_configuration_names_is_watched_until_another_is_read)
+{
+    char dir[] = "/tmp/revdial-test.XXXXXX", old[40], new[40];
+    prog_watch w = {0};
+    told now, next;
+    REQUIRE(mkdtemp(dir) != NULL);
+    snprintf(old, sizeof old, "%s/old", dir);
+    snprintf(new, sizeof new, "%s/new", dir);
+    write_file(old, "old");
+    tell(&now, "--tls-cert", old, NULL);
+    tell(&next, "--tls-cert", new, NULL);
+    prog_watch_begin(&w, &now.cli);
+    prog_watch_refuse(&w, &next.cli);
+    CHECK_INT(prog_watch_look(&w, &now.cli), 0);
+    write_file(new, "new");
+    CHECK_INT(prog_watch_look(&w, &now.cli), 0);  // it may still be written
+    CHECK_INT(prog_watch_look(&w, &now.cli), 1);
+    CHECK_INT(prog_watch_look(&w, &now.cli), 0);
+    prog_watch_begin(&w, &now.cli);
+    unlink(new);
+    CHECK_INT(prog_watch_look(&w, &now.cli), 0);
+    CHECK_INT(prog_watch_look(&w, &now.cli), 0);
+    prog_watch_end(&w);
+    prog_cli_free(&next.cli);
+    prog_cli_free(&now.cli);
+    unlink(old);
+    rmdir(dir);
 }
 
 TEST(a_section_holds_for_its_item_alone)

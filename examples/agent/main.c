@@ -103,6 +103,7 @@ static void running_reload(running *r)
     if (rc == 0) r->now = next;
     pthread_mutex_unlock(&r->lock);
     if (rc == 0) prog_admin_renew(r->admin);
+    if (rc != 0 && next) prog_watch_refuse(&r->watch, &next->cli);
     if (rc == 0) next = old == r->first ? NULL : old;
     if (next) config_close(next);
     free(next);
@@ -290,6 +291,7 @@ int main(int argc, char **argv)
         prog_logf(&log, REVDIAL_LOG_ERROR, "agent.failed", "%s", strerror(errno));
         rc = PROG_FAILED;
     }
+    prog_watch_end(&r.watch);
     if (r.now != first) config_close(r.now);
     if (r.now != first) free(r.now);
     config_close(first);

@@ -235,12 +235,19 @@ void prog_warn_settings(prog_log *log, const prog_cli *cli);
 enum { PROG_WATCH_MS = 1000 };
 
 typedef struct prog_watch {
-    uint64_t known, seen;  // what they looked like when they were last taken, and last
+    uint64_t taken;        // what the files in force looked like when they were last taken
+    uint64_t known, seen;  // and all; and last
+    char *refused;         // the names of more, each with a NUL
+    size_t refused_len;
 } prog_watch;
 
 // Before files are read again, for they may change meanwhile: then prog_watch_look() finds them
 // changed. So it does, once, where other files are named now.
 void prog_watch_begin(prog_watch *w, const prog_cli *cli);
+// What was read is refused: the files that it names count, too, until something is read again. One
+// of them may be all that was missing.
+void prog_watch_refuse(prog_watch *w, const prog_cli *refused);
+void prog_watch_end(prog_watch *w);
 // Every PROG_WATCH_MS. Returns whether they have changed, and are no longer being written.
 int prog_watch_look(prog_watch *w, const prog_cli *cli);
 

@@ -1,5 +1,6 @@
 // What may change while a program runs, and when its files have changed.
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -55,33 +56,71 @@ static uint64_t prog_mix_time(uint64_t hash, struct timespec t)
     return prog_mix(prog_mix(hash, (uint64_t)t.tv_sec), (uint64_t)t.tv_nsec);
 }
 
+static uint64_t prog_mix_file(uint64_t hash, const char *path)
+{
+    struct stat st;
+    memset(&st, 0, sizeof st);
+    if (stat(path, &st) != 0) st.st_size = -1;
+    if (S_ISDIR(st.st_mode)) return hash;  // what comes and goes in it is not what it says
+    hash = prog_mix(hash, (uint64_t)st.st_ino);
+    hash = prog_mix(hash, (uint64_t)st.st_size);
+    hash = prog_mix_time(hash, st.st_mtim);
+    return prog_mix_time(hash, st.st_ctim);  // which nobody can set back
+}
+
+static int prog_setting_is_file(const prog_setting *s)
+{
+    return s->option->kind == PROG_PATH || strcmp(s->option->name, "config") == 0;
+}
+
 // What all files that the options name look like from outside.
 static uint64_t prog_files_hash(const prog_cli *cli)
 {
     uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < cli->given_count; i++) {
-        const prog_setting *s = &cli->given[i];
-        struct stat st;
-        if (s->option->kind != PROG_PATH && strcmp(s->option->name, "config") != 0) continue;
-        memset(&st, 0, sizeof st);
-        if (stat(s->value, &st) != 0) st.st_size = -1;
-        if (S_ISDIR(st.st_mode)) continue;  // what comes and goes in it is not what it says
-        hash = prog_mix(hash, (uint64_t)st.st_ino);
-        hash = prog_mix(hash, (uint64_t)st.st_size);
-        hash = prog_mix_time(hash, st.st_mtim);
-        hash = prog_mix_time(hash, st.st_ctim);  // which nobody can set back
-    }
+    for (size_t i = 0; i < cli->given_count; i++)
+        if (prog_setting_is_file(&cli->given[i])) hash = prog_mix_file(hash, cli->given[i].value);
+    return hash;
+}
+
+static uint64_t prog_mix_refused(uint64_t hash, const prog_watch *w)
+{
+    for (size_t at = 0; at < w->refused_len; at += strlen(w->refused + at) + 1)
+        hash = prog_mix_file(hash, w->refused + at);
     return hash;
 }
 
 void prog_watch_begin(prog_watch *w, const prog_cli *cli)
 {
-    w->known = w->seen = prog_files_hash(cli);
+    prog_watch_end(w);
+    w->taken = w->known = w->seen = prog_files_hash(cli);
+}
+
+void prog_watch_refuse(prog_watch *w, const prog_cli *refused)
+{
+    for (size_t i = 0; i < refused->given_count; i++) {
+        const char *path = refused->given[i].value;
+        size_t size = strlen(path) + 1;
+        char *all = NULL;
+        if (prog_setting_is_file(&refused->given[i]))
+            all = realloc(w->refused, w->refused_len + size);
+        if (!all) continue;
+        w->refused = all;
+        memcpy(all + w->refused_len, path, size);
+        w->refused_len += size;
+    }
+    w->known = w->seen = prog_mix_refused(w->taken, w);
+}
+
+void prog_watch_end(prog_watch *w)
+{
+    free(w->refused);
+    w->refused = NULL;
+    w->refused_len = 0;
 }
 
 int prog_watch_look(prog_watch *w, const prog_cli *cli)
 {
-    uint64_t hash = prog_files_hash(cli);
+    uint64_t hash = prog_mix_refused(prog_files_hash(cli), w);
     int is_still = hash == w->seen;
     w->seen = hash;
     if (!is_still || hash == w->known) return 0;

@@ -68,7 +68,7 @@ static void app_reload(app *a)
         live_revoke(&a->live);
         return;
     }
-    if (live_reload(&a->live)) {
+    if (live_reload(&a->live, &a->watch)) {
         prog_admin_renew(a->admin);
         sockets_replace(&a->sockets, &a->live.now->like);
         app_label(a);
@@ -339,6 +339,7 @@ static void app_free(app *a)
     prog_tls_free(a->live.tls);
     prog_signals_wake(-1);
     prog_pipe_close(a->wake);
+    prog_watch_end(&a->watch);
     live_free(&a->live);
 }
 

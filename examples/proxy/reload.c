@@ -225,7 +225,7 @@ void live_free(live *l)
     config_free(l->first);
 }
 
-int live_reload(live *l)
+int live_reload(live *l, prog_watch *w)
 {
     config *next = calloc(1, sizeof *next);
     plan p = {.now = l->now, .next = next};
@@ -236,6 +236,7 @@ int live_reload(live *l)
     if (rc == 0) rc = live_prepare(l, &p);
     if (rc == 0) live_commit(l, &p);
     ports_settle(&l->ports, l->proxy, next, rc == 0, l->log);
+    if (rc != 0 && next) prog_watch_refuse(w, &next->cli);
     live_swap(l, rc == 0 ? next : NULL, rc == 0 ? l->now : next);
     pthread_mutex_unlock(&l->ports.lock);
     if (rc == 0)

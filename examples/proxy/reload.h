@@ -28,7 +28,8 @@ typedef struct live {
 // Reads everything again and does what differs. Connections stay, except those of agents whose
 // credentials are gone. If anything is wrong, nothing changes, and the log says what and where.
 // Returns whether l->now is another one; its tokens are still there.
-int live_reload(live *l);
+//   w        watches the files of one that is refused, too
+int live_reload(live *l, prog_watch *w);
 // The same while the proxy drains: agents whose credentials are gone are disconnected. The rest is
 // for what begins, and nothing does.
 void live_revoke(live *l);
