@@ -1613,8 +1613,8 @@ REVDIAL_API void revdial_proxy_replace_auth(revdial_proxy *p, revdial_auth_fn *a
 
 // Waits until at least min_sessions backends of that name are up.
 //   blocks   for timeout_ms
-//   returns  how many are up, REVDIAL_ETIMEDOUT, REVDIAL_ECLOSED, REVDIAL_EDEADLK, REVDIAL_EINVAL
-//            (no name)
+//   returns  how many are up, REVDIAL_ETIMEDOUT, REVDIAL_EDRAINING (the proxy drains, and no more
+//            come up), REVDIAL_ECLOSED, REVDIAL_EDEADLK, REVDIAL_EINVAL (no name)
 //   thread   any but I/O threads
 REVDIAL_API int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions,
                                    int timeout_ms);
@@ -24195,9 +24195,11 @@ int revdial_proxy_wait(revdial_proxy *p, const char *name, unsigned min_sessions
     if (!name || !rvd_base_is_name(name, strlen(name))) return REVDIAL_EINVAL;
     if (!rvd_proxy_enter(p)) return REVDIAL_ECLOSED;
     pthread_mutex_lock(&p->own.lock);
-    while ((up = rvd_proxy_count_usable_locked(p, name)) < min_sessions && !r && !p->closing)
-        r = rvd_owner_wait_locked(&p->own, until);
-    if (up < min_sessions) r = p->closing ? REVDIAL_ECLOSED : REVDIAL_ETIMEDOUT;
+    while ((up = rvd_proxy_count_usable_locked(p, name)) < min_sessions && !r && !p->closing) {
+        if (p->draining && !rvd_proxy_is_coming_up_locked(p, name)) r = REVDIAL_EDRAINING;
+        if (!r && rvd_owner_wait_locked(&p->own, until)) r = REVDIAL_ETIMEDOUT;
+    }
+    if (p->closing) r = REVDIAL_ECLOSED;
     pthread_mutex_unlock(&p->own.lock);
     rvd_stream_work_end(&p->own.work);
     return up < min_sessions ? r : (int)up;

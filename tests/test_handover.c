@@ -490,6 +490,38 @@ NEW_WORLD_TEST(a_drain_waits_for_the_dial_of_a_client_that_was_taken_for_a_secon
     }
 }
 
+typedef struct waiting {
+    world *w;
+    util_gate began;
+    int got;
+} waiting;
+
+static void *waiting_run(void *ud)
+{
+    waiting *wait = ud;
+    util_gate_add(&wait->began, 1);
+    wait->got = revdial_proxy_wait(wait->w->proxy, "cam-1", 2, -1);
+    return NULL;
+}
+
+WORLD_TEST(whoever_waits_for_backends_is_told_that_the_proxy_drains)
+{
+    waiting wait = {w, UTIL_GATE, 0};
+    draining d;
+    pthread_t t;
+    revdial_stream *st = world_dial(w, "echo", 0, NULL);
+    REQUIRE(st != NULL);
+    REQUIRE(pthread_create(&t, NULL, waiting_run, &wait) == 0);
+    CHECK(util_gate_wait(&wait.began, 1));
+    draining_start(&d, w);
+    pthread_join(t, NULL);
+    CHECK_INT(wait.got, REVDIAL_EDRAINING);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-2", 1, -1), REVDIAL_EDRAINING);
+    CHECK_INT(revdial_proxy_wait(w->proxy, "cam-2", 0, -1), 0);
+    revdial_close(st);
+    pthread_join(d.thread, NULL);
+}
+
 // The drain that gives up second finds that nothing is expected any more.
 WORLD_TEST(two_drains_keep_their_time_when_a_dial_that_is_expected_does_not_come)
 {
