@@ -1364,7 +1364,8 @@ typedef struct revdial_expose {
     const char *allow_from;
     // revdial_proxy_expose() only: the id of a port whose socket this one takes over, so that no
     // client is refused in between. That port is closed as by revdial_proxy_unexpose() without
-    // flags. 0 = none.
+    // flags, except that a client without a decision, or with a dial that runs, becomes this
+    // port's if `route`, `route_done` and `route_ud` are the same. 0 = none.
     int64_t instead_of;
     // Most clients of the port at one time that are dialled for, connected, or taken by its route;
     // and most of them from one source, which is an IPv4 address or an IPv6 /64 (the clients of
@@ -20861,6 +20862,7 @@ typedef struct rvd_proxy_listener {
     enum rvd_proxy_listener_state state;
     rvd_base_link link;                 // in p->listeners, those for backends first
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
+    struct rvd_proxy_listener *heir;    // has taken the socket over and has the same hooks, or NULL
     unsigned waiting;                   // clients on their way
     int is_full;                        // nothing is accepted before one of them is over
     unsigned unexpose_flags;
@@ -22447,6 +22449,7 @@ static void rvd_proxy_crowd_unref(rvd_proxy_listener *l)
 static void rvd_proxy_listener_free(rvd_proxy_listener *l)
 {
     rvd_proxy_listener_close(l);
+    if (l->heir) rvd_proxy_listener_unref(l->heir);
     rvd_proxy_crowd_unref(l);
     rvd_owner_free(&l->proxy->own, l, l->size);
 }
@@ -23695,9 +23698,38 @@ static int rvd_proxy_route_is_cut(const rvd_proxy_route *r)
     return l->proxy->closing || (l->state == RVD_PROXY_GONE && l->expose.route);
 }
 
+// The port that has a port's clients now.
+static rvd_proxy_listener *rvd_proxy_heir_locked(rvd_proxy_listener *l)
+{
+    while (l->heir && l->state == RVD_PROXY_GONE) l = l->heir;
+    return l;
+}
+
+// The client's port may be gone: then it is one of its heir's, if there is one. A plain one goes on
+// by itself.
+static void rvd_proxy_route_follow(rvd_proxy_route *r)
+{
+    rvd_proxy_listener *l = r->listener;
+    pthread_mutex_lock(&l->proxy->own.lock);
+    rvd_proxy_listener *heir = rvd_proxy_heir_locked(l);
+    if (heir != l) {
+        l->waiting--;
+        heir->waiting++;
+        r->listener = rvd_proxy_listener_ref(heir);
+    }
+    pthread_mutex_unlock(&l->proxy->own.lock);
+    if (heir == l) return;
+    if (!rvd_base_link_is_alone(&r->link)) {
+        rvd_base_link_remove(&r->link);
+        rvd_base_link_push(&heir->routed, &r->link);
+    }
+    rvd_proxy_listener_unref(l);
+}
+
 // The dial is over, with a stream in `client`, or it failed and why is set. Returns 0 if r is gone.
 static int rvd_proxy_route_dialled(rvd_proxy_route *r, const revdial_err *why)
 {
+    if (!r->is_plain) rvd_proxy_route_follow(r);
     rvd_proxy_listener *l = r->listener;
     revdial_route q;
     if (r->is_plain) {
@@ -23856,6 +23888,7 @@ static int rvd_proxy_route_decide(rvd_proxy_route *r, const uint8_t *data, size_
     rvd_proxy_route_hook_init(r, &q, data, len);
     rvd_loop_remove(loop, &r->io);  // a hook that takes the client may have closed it
     int verdict = rvd_proxy_route_verdict(r, &q);
+    rvd_proxy_route_follow(r);
     q.data = data;
     q.len = len;
     if (verdict == REVDIAL_ROUTE_TAKE) {
@@ -24377,7 +24410,8 @@ static void rvd_proxy_on_sweep(rvd_loop_task *task)
 static void rvd_proxy_dials_cancel_locked(revdial_proxy *p, const rvd_proxy_listener *from)
 {
     RVD_BASE_EACH (rvd_proxy_dial, d, &p->dials, link)
-        if (!from || (d->route && d->route->listener == from)) rvd_proxy_dial_cancel_locked(d);
+        if (!from || (d->route && rvd_proxy_heir_locked(d->route->listener) == from))
+            rvd_proxy_dial_cancel_locked(d);
 }
 
 // Loop 0: ends the port's relays. One whose dial has just succeeded sees the mark. Each loop looks
@@ -24406,10 +24440,12 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
     rvd_proxy_listener_unwatch(l);
     if (ends) rvd_proxy_relays_end(l);
     pthread_mutex_lock(&p->own.lock);
+    if (ends || (l->expose.route && !l->heir)) rvd_proxy_dials_cancel_locked(p, l);
     rvd_proxy_listener_become(l, RVD_PROXY_GONE);
-    if (ends || l->expose.route) rvd_proxy_dials_cancel_locked(p, l);
     pthread_cond_broadcast(&p->own.changed);
     pthread_mutex_unlock(&p->own.lock);
+    while (l->heir && !rvd_base_link_is_alone(&l->routed))
+        rvd_proxy_route_follow(RVD_BASE_OWNER(l->routed.next, rvd_proxy_route, link));
     rvd_proxy_routes_end(l, RVD_PROXY_UNEXPOSED);
     rvd_proxy_listener_unref(l);
 }
@@ -25004,6 +25040,9 @@ static int rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
     memcpy(l->unlink, old->unlink, sizeof l->unlink);
     old->unlink[0] = '\0';
     atomic_store(&old->is_shared, 1);
+    const revdial_expose *x = &l->expose, *y = &old->expose;
+    if (x->route == y->route && x->route_done == y->route_done && x->route_ud == y->route_ud)
+        old->heir = rvd_proxy_listener_ref(l);
     if (!l->crowd || !old->crowd) return 1;
     rvd_owner_free(&l->proxy->own, l->crowd, sizeof *l->crowd);  // empty
     l->crowd = old->crowd;

@@ -88,6 +88,62 @@ NEW_WORLD_TEST(a_port_that_follows_another_leads_where_it_says)
     close(fd);
 }
 
+// Wants four bytes, and dials what they name.
+static int naming_route(void *ud, revdial_route *r)
+{
+    util_gate_add(ud, 1);
+    if (r->len < 4) return REVDIAL_ROUTE_MORE;
+    r->name = memcmp(r->data, "late", 4) == 0 ? "cam-2" : "cam-1";
+    r->dial.flags = REVDIAL_DIAL_WAIT;
+    return REVDIAL_ROUTE_DIAL;
+}
+
+static size_t dials_of(world *w)
+{
+    size_t count = 0;
+    pthread_mutex_lock(&w->proxy->own.lock);
+    RVD_BASE_EACH (const rvd_proxy_dial, d, &w->proxy->dials, link) count++;
+    pthread_mutex_unlock(&w->proxy->own.lock);
+    return count;
+}
+
+// One has said half of where it goes, and one waits for its backend.
+NEW_WORLD_TEST(clients_on_their_way_follow_their_port_to_its_heir_and_end_with_it)
+{
+    for (int is_over = 0; is_over < 2; is_over++) {
+        util_gate asked;
+        char at[80], buf[8];
+        size_t len;
+        revdial_expose x = {.listen = "127.0.0.1:0", .route = naming_route, .route_ud = &asked};
+        util_gate_init(&asked);
+        REQUIRE(world_open(w));
+        x.instead_of = world_expose(w, &x, at);
+        int half = raw_connect(at), late = raw_connect(at);
+        CHECK(raw_say(half, "pi") && raw_say(late, "late"));
+        CHECK(util_gate_wait(&asked, 2));
+        UTIL_EVENTUALLY(dials_of(w) == 1);
+        x.max_clients = 10;
+        x.instead_of = world_expose(w, &x, at);
+        int64_t id = world_expose(w, &x, at);
+        if (is_over) {
+            CHECK_INT(revdial_proxy_unexpose(w->proxy, id, 0), 0);
+            CHECK_INT(raw_drain(half, buf, sizeof buf, &len), -1);
+            CHECK_INT(raw_drain(late, buf, sizeof buf, &len), -1);
+        } else {
+            revdial_agent_config cfg = w->acfg;
+            cfg.name = "cam-2";
+            revdial_agent *other = revdial_agent_start(&cfg, NULL);
+            CHECK(raw_say(half, "ng") && raw_read_all(half, buf, 4));
+            CHECK(memcmp(buf, "ping", 4) == 0);
+            CHECK(raw_read_all(late, buf, 4) && memcmp(buf, "late", 4) == 0);
+            revdial_agent_stop(other, 0);
+        }
+        close(half);
+        close(late);
+        world_close(w);
+    }
+}
+
 static int say_and_close(void *ud, revdial_route *r)
 {
     struct linger how = {1, 0};
