@@ -2,6 +2,7 @@
 #include "fetch.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -113,14 +114,49 @@ static int handshake(connection *c)
     return 0;
 }
 
+// Returns 0, or -1 and why; c->fd is open in either case, unless there is no socket.
+static int connect_one(connection *c, const struct addrinfo *to)
+{
+    struct pollfd p = {.events = POLLOUT};
+    int error = 0;
+    socklen_t len = sizeof error;
+    p.fd = c->fd = socket(to->ai_family, SOCK_STREAM, 0);
+    if (c->fd < 0 || prog_nonblocking(c->fd) != 0) return failed(c, strerror(errno));
+    if (connect(c->fd, to->ai_addr, to->ai_addrlen) == 0) return 0;
+    if (errno != EINPROGRESS) return failed(c, strerror(errno));
+    while (poll(&p, 1, 0) == 0)
+        if (wait_for(c, REVDIAL_WANT_WRITE) != 0) return -1;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    return error ? failed(c, strerror(error)) : 0;
+}
+
+// Tries one address after the other, each for its share of the time that is left. Not by
+// revdial_target_connect(), which does not end when the program is to stop.
+static int connect_any(connection *c, const route_host *at)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
+    const int64_t until_ms = c->until_ms;
+    struct addrinfo *all, *to;
+    char port[16];
+    int left = 0, r;
+    snprintf(port, sizeof port, "%d", at->port);
+    r = getaddrinfo(at->host, port, &hints, &all);
+    if (r != 0) return failed(c, gai_strerror(r));
+    for (to = all; to; to = to->ai_next) left++;
+    for (to = all, r = -1; to && r != 0; to = to->ai_next) {
+        int64_t now_ms = fetch_now_ms();
+        c->until_ms = now_ms + (until_ms - now_ms) / left--;
+        if (c->fd >= 0) close(c->fd);
+        r = connect_one(c, to);
+    }
+    freeaddrinfo(all);
+    c->until_ms = until_ms;
+    return r;
+}
+
 static int connection_open(connection *c, const fetch_request *q)
 {
-    static const char *const everywhere[] = {"0.0.0.0/0:*", "[::]/0:*", NULL};
-    int64_t left_ms = q->until_ms - fetch_now_ms();
-    char target[ROUTE_TARGET_SIZE];
-    route_host_target(&q->url->at, target);
-    c->fd = revdial_target_connect(everywhere, target, left_ms > 0 ? (int)left_ms : 0, c->err);
-    if (c->fd < 0) return -1;
+    if (connect_any(c, &q->url->at) != 0) return -1;
     if (!q->url->is_tls) return 0;
     if (q->tls->wrap(q->tls->ud, c->fd, q->url->at.host, &c->tls, c->err) != 0) return -1;
     c->is_tls = 1;

@@ -31,7 +31,7 @@ int64_t fetch_now_ms(void);
 
 // Asks, and reads the answer's head; whatever body follows is not read.
 //   blocks   until until_ms, and while the system's resolver looks the host up. When the program is
-//            to stop, it fails once it is connected
+//            to stop, it fails
 //   returns  the status, with the head NUL-terminated in head; or -1 and the reason in err->msg
 int fetch_head(const fetch_request *q, char head[FETCH_HEAD_SIZE], revdial_err *err);
 

@@ -398,6 +398,25 @@ cleartext_is_said() {
     [ "$(count proxy.log hidden)" -eq 0 ] || fail "the log has $(grep hidden "$dir/proxy.log")"
 }
 
+# The same where not even a connection comes, to three endpoints one after the other.
+connection_holds_up_no_end() {
+    local endpoint=${address_of[endpoint]} url
+    start full python3 "$here/broken.py" full
+    said full.out listening 10 || return
+    address_of[endpoint]=127.0.0.1:$(sed 's/listening //' "$dir/full.out")
+    url="auth-url = http://${address_of[endpoint]}/"
+    open_external 'auth-timeout = 9s' '[group a]' "$url" '[group b]' "$url"
+    start agent "$build/revdial-agent" --server "http://$tunnel" --name slow \
+        --target 127.0.0.1:9 --token-file "$dir/external"
+    until_true 10 connects_to "${address_of[endpoint]}" && stop proxy agent
+    address_of[endpoint]=$endpoint
+    end_now full
+    [ -z "$why" ]
+}
+
+# connects_to ADDRESS: does the proxy?
+connects_to() { ss -Htnp state syn-sent "dst $1" | grep -q "pid=${pid_of[proxy]},"; }
+
 silence_is_an_outage() {
     open_external 'auth-timeout = 300ms' || return
     asks 503 slow "Bearer $in_token" || return
@@ -456,6 +475,7 @@ end_now proxy
 check "an endpoint that is silent" silence_is_an_outage
 end_now proxy
 check "the end of a proxy waits for no answer" question_holds_up_no_end
+check "and for no connection" connection_holds_up_no_end
 end_now agent proxy
 check "agents of a group get in while others' endpoints are silent" silent_endpoints_come_last
 end_now proxy agent full

@@ -6,6 +6,7 @@
 #   strip       passes all on to HOST:PORT, but no Upgrade except to WebSocket
 #   strip-all   passes all on, but no Upgrade
 #   late        passes all on, and answers as if it were an hour ago
+#   full        takes no connection: its queue is full
 import datetime, re, socket, sys, threading
 
 mode, upstream = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
@@ -65,5 +66,12 @@ def serve(client):
 
 listener = socket.create_server((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1", 0))
 print("listening", listener.getsockname()[1], flush=True)
+if mode == "full":
+    listener.listen(0)
+    waiting = [socket.socket() for _ in range(4)]
+    for s in waiting:
+        s.setblocking(False)
+        s.connect_ex(listener.getsockname())
+    threading.Event().wait()
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
