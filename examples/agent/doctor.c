@@ -95,8 +95,12 @@ static struct addrinfo *doctor_resolve(doctor *d, const char *host, const char *
     return NULL;
 }
 
-static const char *doctor_connect_fix(int error)
+//   is_via   it is the egress proxy that cannot be reached
+static const char *doctor_connect_fix(int error, int is_via)
 {
+    if (is_via && error == ECONNREFUSED)
+        return "nothing listens there: start the egress proxy, or correct the port of --via";
+    if (is_via) return "look whether --via is right, and at the network up to the egress proxy";
     switch (error) {
     case ECONNREFUSED:
         return "nothing listens there: start revdial-proxy, or correct the port of --server";
@@ -111,7 +115,7 @@ static const char *doctor_connect_fix(int error)
 // The way to the proxy, or to the egress proxy before it. Returns 0 if there is none.
 static int doctor_tcp(doctor *d, const probe_url *u, probe_conn *c)
 {
-    const char *via = d->via;
+    const char *via = u->is_unix ? "" : d->via;
     char host[PROBE_HOST], port[8], at[96] = "";
     struct addrinfo *list;
     if (u->is_unix) {
@@ -134,7 +138,8 @@ static int doctor_tcp(doctor *d, const probe_url *u, probe_conn *c)
         freeaddrinfo(list);
     }
     if (c->fd < 0)
-        doctor_bad(d, "tcp", doctor_connect_fix(errno), "%s: %s", at, strerror(errno));
+        doctor_bad(d, "tcp", doctor_connect_fix(errno, via[0] != '\0'), "%s: %s", at,
+                   strerror(errno));
     else
         doctor_ok("tcp", "connected to %s%s", at, via[0] ? ", the egress proxy" : "");
     return c->fd >= 0;

@@ -57,6 +57,8 @@ all_is_well() {
 wants_login() {
     start_broken 407 && finds via 407 '--via-file.*USER:PASSWORD' --server "http://$plain" \
         --via "http://$broken" || return
+    finds tcp refused 'start the egress proxy.*--via' --server "http://$plain" \
+        --via http://127.0.0.1:1 || return
 }
 
 stripped() {
