@@ -3521,6 +3521,7 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
 #define RVD_PACE_SETTLE_US 1000000  // somebody else's queue is left alone for twice this,
 #define RVD_PACE_FREE_US 16000000   //   then up to this
+#define RVD_PACE_LUMP_US 20000      // longest pause that the wanted queue is to outlast
 #define RVD_PACE_RIVAL_US 60000     // sessions like us let no longer queue stand
 #define RVD_PACE_SILENT_US 15000    // a quarter of a round trip and this time without a pong, and
 #define RVD_PACE_THIN_US 50000      //   what a step takes, up to this: more is sent,
@@ -3575,6 +3576,8 @@ typedef struct rvd_pace {
     uint32_t link_us;             // that of TCP itself, see revdial_engine_set_trip(); or 0
     uint32_t min_us, next_us;     // the least one; the least since min_at
     uint32_t noise_us;            // how far round trips are above the least of their round
+    uint32_t lump_us;             // pauses between lumps of bytes: the usual one,
+    uint32_t pause_us, held_us;   //   the longest of this round, and perhaps the last
     uint32_t rates[RVD_PACE_ROUNDS], round;
     uint32_t free_queue_us, free_rate;  // FREE: the usual queue and rate
     uint32_t free_us;        // how long it lasts
@@ -3587,7 +3590,7 @@ typedef struct rvd_pace {
     // This round: of pings that were sent after `round_mark`.
     uint32_t round_mark, round_rate, last_rate, least_us, samples;
     uint32_t far_us;  // the least of those in a row
-    uint32_t gap_us;  // between the last two pongs
+    uint32_t gap_us, gap_bytes;  // between the last two pongs
     uint64_t sum_us;
     uint32_t train_mark, train_us, train_trip;  // the ping that begins a train
     int64_t now_us, full_us, min_at, drain_at, free_at;
@@ -3661,7 +3664,7 @@ static uint32_t rvd_pace_step_us(uint32_t rate)
 // The queue that is wanted, in time: 8 ms at 10 Mbit/s, 2.5 ms at 100 Mbit/s, 18 ms at 2 Mbit/s,
 // more where the round trip is over 40 ms; and a packet, and a part of the round trip, which is
 // never measured better than that. Where round trips vary more than our own bursts explain, it
-// covers that, too, or the link would run dry.
+// covers that, too, or the link would run dry; and it outlasts the pauses between lumps of bytes.
 static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
 {
     uint64_t far_us = p->min_us > 40000 ? p->min_us : 40000;
@@ -3672,7 +3675,8 @@ static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
     if (us < 2000) us = 2000;
     us += rvd_base_min_u32(RVD_PACE_PACKET * 1000 / (rate / 1000 + 1), 20000);
     if (p->link_us) us += p->min_us;  // a lost packet holds up what comes behind it for as long
-    return us + p->min_us / 64 + rvd_base_min_u32(noise, p->min_us / 3);
+    us += p->min_us / 64 + rvd_base_min_u32(noise, p->min_us / 3);
+    return us > p->lump_us / 8 * 9 ? us : p->lump_us / 8 * 9;
 }
 
 // Has a ping met a queue that is neither wanted nor noise? In DRAIN none is wanted.
@@ -3779,7 +3783,7 @@ static void rvd_pace_round_start(rvd_pace *p, uint32_t mark)
     p->least_us = p->far_us = UINT32_MAX;
     p->far = 0;
     p->sum_us = 0;
-    p->samples = p->round_rate = 0;
+    p->samples = p->round_rate = p->pause_us = 0;
 }
 
 static void rvd_pace_target_set(rvd_pace *p, uint64_t bytes)
@@ -3880,6 +3884,15 @@ static uint32_t rvd_pace_least(const rvd_pace *p)
     return p->link_us > p->min_us ? p->link_us : p->min_us;
 }
 
+// The usual pause between lumps, while round trips are long: without a queue there is none to
+// mistake. A lost packet makes a pause, too, but seldom.
+static void rvd_pace_lump_learn(rvd_pace *p, uint32_t queue_us)
+{
+    int is_queue = queue_us >= rvd_pace_slack(p, p->round_rate) / 2;
+    uint32_t us = is_queue ? rvd_base_min_u32(p->pause_us, RVD_PACE_LUMP_US) : 0;
+    p->lump_us = (3 * p->lump_us + us) / 4;
+}
+
 static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
 {
     uint32_t least = rvd_pace_least(p), queue = least - p->min_us, noise = 0;
@@ -3887,6 +3900,7 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
         noise = (uint32_t)(p->sum_us / p->samples) - p->least_us;
     if (p->state == RVD_PACE_HOLD && p->samples && !p->far)
         p->noise_us = (3 * p->noise_us + rvd_base_min_u32(noise, p->min_us)) / 4;
+    if (p->state == RVD_PACE_HOLD && p->samples) rvd_pace_lump_learn(p, queue);
     switch ((enum rvd_pace_state)p->state) {
     case RVD_PACE_GROW: p->rates[++p->round % RVD_PACE_ROUNDS] = 0; break;
     case RVD_PACE_HOLD:
@@ -3964,10 +3978,25 @@ static int rvd_pace_is_behind_cap(const rvd_pace *p, const rvd_pace_ping *g)
     return g->mark - g->since + rvd_pace_step(p) + p->cap / 8 >= p->cap;
 }
 
+// Wi-Fi, the slots of an uplink and a peer that seldom looks let bytes through in lumps: after a
+// pause that is longer than its bytes take, more come at once. (What comes after another session's
+// turn at the link comes at the link's rate.) Round trips are longer by this, and less on its way
+// would not make them shorter, but leave the link idle meanwhile.
+static void rvd_pace_pause(rvd_pace *p)
+{
+    uint64_t own_us =
+        p->min_us / 32 + (uint64_t)p->gap_bytes * 1000000 / (p->last_rate + UINT64_C(1));
+    if (p->gap_us >= own_us / 4)
+        p->held_us = p->gap_us > 2 * own_us ? p->gap_us : 0;
+    else if (p->held_us > p->pause_us)
+        p->pause_us = p->held_us;
+}
+
 static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
 {
     int is_over = (int32_t)(g->since - p->round_mark) >= 0;
     if ((int32_t)(g->mark - p->round_mark) <= 0) return;
+    if (p->is_full) rvd_pace_pause(p);
     if (p->state != RVD_PACE_HOLD) {
         rvd_pace_note(p, trip_us);
         is_over |= p->state == RVD_PACE_DRAIN &&
@@ -4073,7 +4102,7 @@ static int rvd_pace_pong(rvd_pace *p, uint32_t value, uint32_t added, int64_t no
     p->first = (p->first + skipped + 1) % RVD_PACE_PINGS;
     p->count -= skipped + 1;
     trip = us - g.sent_us ? us - g.sent_us : 1;
-    bytes = g.mark - p->taken;
+    bytes = p->gap_bytes = g.mark - p->taken;
     p->gap_us = us - p->taken_us;
     p->taken = g.mark;
     p->taken_us = us;

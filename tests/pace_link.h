@@ -1,7 +1,7 @@
 // A bottleneck between senders and receivers, in virtual time: packets, one queue that drops what
-// does not fit, a delay, jitter, loss, and receivers that sleep. The senders are TCP connections
-// with the growth of CUBIC (RFC 9438). Some belong to a session, whose output impl.pace controls;
-// the others always send.
+// does not fit, a delay, jitter, lumps, loss, and receivers that sleep. The senders are TCP
+// connections with the growth of CUBIC (RFC 9438). Some belong to a session, whose output impl.pace
+// controls; the others always send.
 //
 //     pace_link l = {.rate = 1250000, .delay_us = 20000, .buffer = 1250000};
 //     pace_flow *f = pace_link_add(&l, 1, 0);  // a session that sends from 0 s on
@@ -78,6 +78,7 @@ typedef struct pace_link {
     double buffer;                     // bytes
     double loss;                       // of 1
     int64_t jitter_us;                 // at most, on the way back; another one every 10 ms
+    int64_t lump_us;                   // what arrives in this time arrives at its end
     int64_t sleep_every_us, sleep_us;  // receivers of sessions take nothing at the start of each
     uint64_t seed;
     int64_t now_us, jitter_slot, jitter_now_us;
@@ -169,7 +170,9 @@ static void pace_transmit(pace_link *l, pace_flow *f, uint32_t k)
         pace_push(l, lost_us, PACE_LOST, f, k);
         return;
     }
-    back = pace_awake(l, f, (int64_t)l->free_at_us + l->delay_us) + l->delay_us;
+    back = (int64_t)l->free_at_us + l->delay_us;
+    if (l->lump_us) back += l->lump_us - 1 - back % l->lump_us;
+    back = pace_awake(l, f, back) + l->delay_us;
     back += pace_jitter(l, back);
     if (back < f->back_us) back = f->back_us;  // in order
     f->back_us = back;

@@ -254,6 +254,35 @@ TEST(jitter_and_sleeping_peers_and_loss_take_no_throughput)
     }
 }
 
+// Wi-Fi sends what has gathered in one piece, and a mobile link in its slots. Then round trips tell
+// of a queue that has nothing of ours, and less on its way would only leave the link idle.
+TEST(links_that_deliver_in_lumps_are_used)
+{
+    double sum = 0, least = 1;
+    int n = (int)test_share(800);
+    test_rng rng = test_rng_seeded(14);
+    for (int i = 0; i < n; i++) {
+        double mbit = (double)(5 + test_below(&rng, 95)), trip = (double)(5 + test_below(&rng, 55));
+        terms link = {mbit, trip, mbit * trip / 4 + 100};
+        int64_t jitter_us = i % 2 ? 3000 + (int64_t)test_below(&rng, 12000) : 0;
+        int64_t lump_us = i % 2 ? 0 : 2000 + (int64_t)test_below(&rng, 12000);
+        double used[2], less;
+        for (int today = 0; today < 2; today++) {
+            pace_link *l = link_new(&link, (uint64_t)i);
+            pace_flow *f = pace_link_add(l, today ? PACE_TODAY : PACE_SESSION, 0);
+            l->jitter_us = jitter_us;
+            l->lump_us = lump_us;
+            used[today] = share(l, f, 2 * SECOND, 12 * SECOND);
+            link_free(l);
+        }
+        less = used[0] / used[1];
+        sum += less < 1 ? less : 1;
+        if (less < least) least = less;
+    }
+    if (sum / n < 0.9 || least < 0.15)
+        test_fail(__FILE__, __LINE__, "on average %.3f, at least %.2f", sum / n, least);
+}
+
 // ---- by hand
 
 static void hold(rvd_pace *p, uint32_t rate)
