@@ -1204,7 +1204,8 @@ typedef struct revdial_common {
     // after 105 s; -1 = none.
     int tcp_keepalive_ms;
     // TCP congestion control of the sessions, e.g. "bbr" (Linux: TCP_CONGESTION). NULL = as the
-    // system has it. Checked at the start: REVDIAL_EINVAL lists what the system offers.
+    // system has it; but where that is BBR, connections on loopback, those of clients and targets
+    // included, get CUBIC. Checked at the start: REVDIAL_EINVAL lists what the system offers.
     const char *congestion;
     // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive the proxy or
     // agent. TLS handshakes get about 2 ms of each pass of an I/O thread, so that they do not hold
@@ -13500,6 +13501,15 @@ static int rvd_sys_start_as_reno(int fd)
     return rvd_sys_set_congestion(fd, "reno") == 0;
 }
 
+// A connection within this machine has no bottleneck, but BBR sends even there by the clock: its
+// timers take half of the processor time of a relay on loopback. To be called before the socket
+// connects or listens, because one that was BBR's is timed for good.
+static void rvd_sys_unpace(int fd, const rvd_sys_addr *to)
+{
+    if (to->ss.ss_family == AF_UNIX || !rvd_sys_addr_is_loopback(to)) return;
+    if (rvd_sys_has_congestion(fd, "bbr")) rvd_sys_set_congestion(fd, "cubic");
+}
+
 // The names of what the system offers, with blanks between them; "" where it does not say.
 static void rvd_sys_congestion_list(char *text, size_t size)
 {
@@ -13933,6 +13943,7 @@ static int rvd_sys_listen_as(const rvd_sys_addr *at, int backlog, rvd_sys_listen
     int family = at->ss.ss_family, r = 0, fd = rvd_sys_socket_tcp(family);
     if (fd < 0) return fd;
     if (family != AF_UNIX) r = rvd_sys_set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    rvd_sys_unpace(fd, at);
     if (r == 0 && family == AF_INET6) {
         r = rvd_sys_set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, !how.takes_ipv4);
         if (how.takes_ipv4) r = 0;  // OpenBSD has IPv6 only
@@ -25641,7 +25652,10 @@ static int rvd_agent_connector_socket(rvd_agent_connector *c, const rvd_sys_addr
 {
     c->is_used =
         c->spares && rvd_agent_is_near(to) && rvd_stream_spare_take(c->spares, &c->io) == 0;
-    return c->is_used ? c->io.fd : rvd_sys_socket_tcp(to->ss.ss_family);
+    if (c->is_used) return c->io.fd;
+    int fd = rvd_sys_socket_tcp(to->ss.ss_family);
+    if (fd >= 0) rvd_sys_unpace(fd, to);
+    return fd;
 }
 
 //   returns  0 connected; -EINPROGRESS; or -errno
@@ -26316,6 +26330,7 @@ static void rvd_agent_forward_locked(revdial_agent *a, revdial_session *s, revdi
 static int rvd_agent_connect_until(const rvd_sys_addr *to, int64_t until_us)
 {
     int fd = rvd_sys_socket_tcp(to->ss.ss_family), r = fd;
+    if (fd >= 0) rvd_sys_unpace(fd, to);
     if (fd >= 0) r = rvd_sys_connect_start(fd, to);
     while (r == -EINPROGRESS) {
         int64_t left_ms = (until_us - rvd_sys_now_us()) / 1000;

@@ -652,6 +652,21 @@ TEST(a_socket_of_cubic_that_has_not_sent_yet_can_start_as_reno)
     }
 }
 
+TEST(connections_within_this_machine_are_not_paced_by_bbr)
+{
+    static const char *const away[] = {"192.0.2.1:9", "[2001:db8::1]:9", "0.0.0.0:9"};
+    static const char *const here[] = {"127.0.0.1:9", "[::1]:9"};
+    rvd_sys_addr to;
+    int fd = rvd_sys_socket_tcp(AF_INET);
+    REQUIRE(fd >= 0);
+    for (size_t i = 0; i < 5 && rvd_sys_set_congestion(fd, "bbr") == 0; i++) {
+        CHECK_INT(rvd_sys_addr_parse(i < 3 ? away[i] : here[i - 3], 0, &to, NULL), 0);
+        rvd_sys_unpace(fd, &to);
+        CHECK_INT(rvd_sys_has_congestion(fd, "bbr"), i < 3);
+    }
+    close(fd);
+}
+
 TEST(a_congestion_control_that_the_system_does_not_have_is_refused_with_those_that_it_has)
 {
     revdial_proxy_config p = {.listen = "127.0.0.1:0", .common.congestion = "no-such"};
