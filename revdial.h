@@ -1030,7 +1030,7 @@ REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
 // supply and supplied are reserve and commit for payload that you keep, for example in a pipe.
 // revdial_engine_output() shows a vector without a base where its next bytes belong on the wire: in
 // the order of the calls, also when their stream has ended meanwhile.
-//   returns  bytes, more than reserve ever gives; 0: not now or not here, and reserve says why
+//   returns  bytes, 32 KiB at least; 0: not now or not here, and reserve says why
 REVDIAL_API size_t revdial_engine_supply(revdial_engine *e, uint32_t id, size_t want);
 REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n);
 
@@ -4180,7 +4180,7 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_QUANTUM_MIN 16372u  // least bytes of a DRR turn, except on a thin link
 #define RVD_MUX_QUANTUM_PART 4u     // otherwise a turn is this fraction of the output limit
 #define RVD_MUX_OUT_MAX 262144u     // default of revdial_engine_set_output_max()
-#define RVD_MUX_LONG 65536u         // frames from here on are not copied; reserve makes none
+#define RVD_MUX_LONG 32768u         // frames from here on need not be copied
 #define RVD_MUX_SPARSE_BYTES 1024u  // writes up to this size do not wait for a turn
 #define RVD_MUX_SPARSE_ROOM 65536u  // room above the output limit for such writes, FINs and RSTs
 #define RVD_MUX_CONTROL 4096u       // bytes of control frames prepared at a time
@@ -7334,30 +7334,33 @@ static ptrdiff_t rvd_mux_lend(rvd_mux *m, rvd_mux_stream *s, const uint8_t *byte
 
 // ---- payload that does not pass through here ----
 
-// How much of `want` the stream may supply: less than LONG costs more calls than copies do. Only if
-// nobody else sends: with a frame for each of many that was no faster than copying, and a slow one
-// of them got less than its share. And to peers of ours only, where a frame that is as long as the
-// output may be takes no time worth mentioning.
+// How much of `want` the stream may supply: less than LONG costs more calls than copies do. In its
+// turn if others send, and alone as much as the output may hold: to peers of ours only, where a
+// frame that is as long takes no time worth mentioning.
 static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
 {
-    uint64_t most = m->out_max + RVD_MUX_LONG, queued = rvd_mux_out_len(m);
+    uint64_t most = m->out_max + 2 * RVD_MUX_LONG, queued = rvd_mux_out_len(m);
     if (!rvd_mux_is_paced(m) || m->is_rated) return 0;
-    if (m->out_max < 2 * RVD_MUX_LONG || queued >= m->out_max) return 0;
+    if (m->out_max < 4 * RVD_MUX_LONG || queued >= m->out_max) return 0;
     if (m->frame_max < RVD_WIRE_FRAME_MAX || m->cfg.limits.frame_bytes_max < RVD_WIRE_FRAME_MAX)
         return 0;
-    if (m->last_id != s->id || rvd_mux_has_waiters(m) || rvd_mux_write_state(m, s)) return 0;
+    if (rvd_mux_write_state(m, s)) return 0;
     rvd_mux_ack(m, s);
     if (s->promise) rvd_mux_promise_keep(m, s);
-    want = rvd_base_min(want, (size_t)(most - queued));
-    want = rvd_base_min(want, rvd_base_min_u32(s->send_credit, rvd_mux_pace_room(m)));
+    if (m->last_id != s->id || rvd_mux_has_waiters(m)) {
+        want = rvd_mux_allowed(m, s, want);
+    } else {
+        s->turn_left = m->quantum;
+        s->wait = RVD_MUX_WAIT_NONE;
+        want = rvd_base_min(want, (size_t)(most - queued));
+        want = rvd_base_min(want, rvd_base_min_u32(s->send_credit, rvd_mux_pace_room(m)));
+    }
     return want < RVD_MUX_LONG ? 0 : (uint32_t)want;
 }
 
 // Adds a data frame whose n bytes the application supplies. Returns 0 without memory.
 static int rvd_mux_supplied(rvd_mux *m, rvd_mux_stream *s, uint32_t n)
 {
-    s->turn_left = m->quantum;
-    s->wait = RVD_MUX_WAIT_NONE;
     if (!rvd_mux_loan_add(m, s, NULL, n)) return 0;
     m->loans_last->stream = NULL;
     s->lent -= n;

@@ -7,7 +7,7 @@
 
 #include "engine_script.h"
 
-enum { LONG = 65536, WINDOW = 1 << 20, SUPPLIES = 4096 };
+enum { LONG = 32768, WINDOW = 1 << 20, SUPPLIES = 4096 };
 
 static const rig_options wide = {.limits = {.keepalive_ms = 100000000, .stream_window = WINDOW}};
 
@@ -259,8 +259,8 @@ TEST(bytes_that_are_not_copied_arrive_whole_and_in_order_among_copied_ones_at_ev
 
 TEST(a_frame_has_the_bytes_that_were_supplied_and_only_a_long_one_is_shown_as_coming)
 {
-    static const size_t sizes[] = {1,        12,       65524,    65535,        LONG,
-                                   LONG + 1, 2 * LONG, 3 * LONG, 4 * LONG + 7, 327680};
+    static const size_t sizes[] = {1,     12,    LONG - 1, LONG,     LONG + 1,     65524,
+                                   65535, 65536, 65537,    6 * LONG, 8 * LONG + 7, 327680};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         static way w;
         static uint8_t buf[1 << 19];
@@ -342,6 +342,24 @@ TEST(bytes_past_the_engine_use_up_credit_until_they_are_said_to_have_left)
     way_close(&w);
 }
 
+TEST(a_stream_supplies_a_turn_at_a_time_while_others_send)
+{
+    static way w;
+    uint32_t turns[2] = {0};
+    if (!way_open(&w)) return;
+    CHECK(supply(w.p.proxy, w.id, 8 * LONG) > 65524);
+    script_run(w.p.proxy, ".open .writem2#10");
+    uint32_t ids[] = {w.id, rig_id(w.p.proxy, 0, 2)};
+    for (int i = 0; i < 64; i++) {
+        size_t n = revdial_engine_supply(w.p.proxy->e, ids[i % 2], 8 * LONG);
+        CHECK(!n || (n >= LONG && n <= 65524));
+        revdial_engine_supplied(w.p.proxy->e, ids[i % 2], n);
+        turns[i % 2] += n > 0;
+    }
+    CHECK(turns[0] > 0 && turns[1] > 0 && turns[0] + turns[1] < 64);
+    way_close(&w);
+}
+
 // ---- where there is none
 
 TEST(supply_is_refused_where_it_is_not_possible_and_reserve_says_why)
@@ -360,7 +378,6 @@ TEST(supply_is_refused_where_it_is_not_possible_and_reserve_says_why)
         {"Wm1+RST=5", 1, LONG, REVDIAL_ERESET},
         {".closem1", 1, LONG, REVDIAL_EINVAL},
         {".shutdown", 1, LONG, REVDIAL_ELOST},
-        {".open .writem2#10", 1, LONG, 1},  // another one has sent last
         {"", 1, LONG - 1, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -389,7 +406,7 @@ TEST(a_session_that_cannot_pass_long_frames_is_never_asked_for_them)
          0},
         {{.limits = {.frame_bytes_max = 16384}}, {.limits = {.stream_window = WINDOW}}, 0},
         {{.limits = {.stream_rate = 1000000}}, {.limits = {.stream_window = WINDOW}}, 0},
-        {{.output_max = 2 * LONG - 1}, {.limits = {.stream_window = WINDOW}}, 0},
+        {{.output_max = 4 * LONG - 1}, {.limits = {.stream_window = WINDOW}}, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         static way w;
@@ -411,8 +428,8 @@ TEST(nothing_is_coming_where_bytes_wait_or_the_stream_takes_none)
     } cases[] = {
         {"", 0},
         {"Dp1%131072", 131072},
-        {"Dp1%65536", 65536},
-        {"Dp1%65535", 0},
+        {"Dp1%32768", 32768},
+        {"Dp1%32767", 0},
         {"Dp1#10 Dp1%131072", 0},  // unread bytes come first
         {"Dp1#10 .readp1 Dp1%131072", 131072},
         {".stopp1 Dp1%131072", 0},  // they will be dropped
