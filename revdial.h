@@ -5266,17 +5266,20 @@ static int rvd_mux_preamble_keep(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p
     return 1;
 }
 
-// Reads a preamble into m->meta. Resets the stream if it is malformed.
-static int rvd_mux_meta_read(rvd_mux *m, rvd_mux_stream *s)
+// Reads a whole preamble into m->meta. Resets the stream if it is malformed.
+static int rvd_mux_meta_read(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p, size_t len)
 {
     if (!m->meta) m->meta = rvd_base_alloc(m->heap, sizeof *m->meta);
     if (!m->meta) {
         rvd_mux_reset_tell(m, s, REVDIAL_RESET_INTERNAL);
         return 0;
     }
-    if (rvd_wire_preamble_get(s->preamble->data, s->preamble->end, m->meta)) return 1;
-    rvd_mux_provoked(m, s);
-    return 0;
+    if (!rvd_wire_preamble_get(p, len, m->meta)) {
+        rvd_mux_provoked(m, s);
+        return 0;
+    }
+    m->meta_stream = s;
+    return 1;
 }
 
 // The application is told of a stream of the peer. The fields of its preamble stay in m->meta for
@@ -5285,51 +5288,55 @@ static void rvd_mux_announce(rvd_mux *m, rvd_mux_stream *s)
 {
     unsigned come = s->buffered ? RVD_MUX_TELL(READABLE) : 0;
     if (s->rx == RVD_MUX_RX_ENDED) come |= RVD_MUX_TELL(FIN);
-    if (s->preamble) m->meta_stream = s;
     rvd_mux_phase_become(m, s, RVD_MUX_SHOWN);
     s->released = 0;
     rvd_base_link_remove(&s->tell);
     rvd_mux_tell(m, s, RVD_MUX_TELL(OPEN) | come);
 }
 
-// A stream of the peer, HELD, is there as a whole. Where first windows have used up the session's
-// rate, it waits: nobody reads it, so the peer, whose unanswered opens are limited, opens fewer.
+// Where first windows have used up the session's rate, a stream of the peer waits: nobody reads it,
+// so the peer, whose unanswered opens are limited, opens fewer.
+static int rvd_mux_shows_at_once(rvd_mux *m)
+{
+    return rvd_base_link_is_alone(&m->unshown) &&
+           !rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us);
+}
+
+// A stream of the peer, HELD, is there as a whole.
 static void rvd_mux_offer(rvd_mux *m, rvd_mux_stream *s)
 {
     rvd_mux_timer_set(m, s, RVD_MUX_TIMER_ACCEPT);
-    if (rvd_base_link_is_alone(&m->unshown) &&
-        !rvd_mux_rate_is_overdrawn(&m->meter.grants, m->now_us))
+    if (rvd_mux_shows_at_once(m)) {
         rvd_mux_announce(m, s);
-    else
-        rvd_base_link_push(&m->unshown, &s->tell);
+        return;
+    }
+    m->meta_stream = NULL;
+    rvd_base_link_push(&m->unshown, &s->tell);
 }
 
-// Collects the preamble; what follows it in p is payload. Returns bytes taken.
+// Collects the preamble; what follows it in p is payload. Nearly always all of it comes at once and
+// is read where it lies. Returns bytes taken.
 static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint8_t *p,
                                        uint32_t len)
 {
-    uint32_t used = 0;
-    while (used < len) {
-        const rvd_mux_chunk *c = s->preamble;
-        uint32_t whole = RVD_WIRE_PREAMBLE_HEAD, n;  // as far as we know
-        if (c && c->end >= whole) whole = (uint32_t)rvd_wire_preamble_length(c->data, c->end);
-        n = rvd_base_min_u32(len - used, whole - (c ? c->end : 0));
-        if (!rvd_mux_preamble_keep(m, s, p + used, n)) return used;
-        used += n;
-        c = s->preamble;
-        ptrdiff_t total = rvd_wire_preamble_length(c->data, c->end);
-        if (total < 0) {
-            rvd_mux_provoked(m, s);
-            return used;
-        }
-        if (total == (ptrdiff_t)c->end) {
-            if (!rvd_mux_meta_read(m, s)) return used;
-            rvd_mux_phase_become(m, s, RVD_MUX_HELD);
-            rvd_mux_offer(m, s);
-            return used;
-        }
+    const uint32_t had = s->preamble ? s->preamble->end : 0;
+    const uint32_t n = rvd_base_min_u32(len, RVD_WIRE_PREAMBLE_MAX - had);
+    ptrdiff_t whole = had ? 0 : rvd_wire_preamble_length(p, n);
+    if (whole == 0 || whole > (ptrdiff_t)n || !rvd_mux_shows_at_once(m)) {
+        if (!rvd_mux_preamble_keep(m, s, p, n)) return n;
+        p = s->preamble->data;
+        whole = rvd_wire_preamble_length(p, had + n);
     }
-    return used;
+    if (whole < 0) {
+        rvd_mux_provoked(m, s);
+        return n;
+    }
+    if (whole == 0 || whole > (ptrdiff_t)(had + n)) return n;
+    if (s->preamble) s->preamble->end = (uint32_t)whole;
+    if (!rvd_mux_meta_read(m, s, p, (size_t)whole)) return n;
+    rvd_mux_phase_become(m, s, RVD_MUX_HELD);
+    rvd_mux_offer(m, s);
+    return (uint32_t)whole - had;
 }
 
 // May a tiny window be used? Its delay has passed, or the one timer of the stream has been taken.
@@ -6509,10 +6516,9 @@ static void rvd_mux_on_goaway(rvd_mux *m)
     }
 }
 
-static void rvd_mux_on_header(rvd_mux *m)
+static void rvd_mux_on_header(rvd_mux *m, const uint8_t *p)
 {
     const unsigned known = RVD_WIRE_SYN | RVD_WIRE_ACK | RVD_WIRE_FIN | RVD_WIRE_RST;
-    const uint8_t *p = m->header;
     const char *problem = NULL;
     m->frame = (rvd_wire_frame){p[1], rvd_base_u16(p + 2) & known, rvd_base_u32(p + 4),
                                 rvd_base_u32(p + 8)};
@@ -6530,16 +6536,20 @@ static void rvd_mux_on_header(rvd_mux *m)
     if (!m->body_left) rvd_mux_on_frame_end(m);
 }
 
-// Collects a header. The version is judged at once: it tells a wrong protocol from a slow one.
+// Takes bytes of a header, which is read where it lies if all of it is there, and else collected.
+// The version is judged at once: it tells a wrong protocol from a slow one.
 static size_t rvd_mux_header_input(rvd_mux *m, const uint8_t *p, size_t len)
 {
     size_t n = rvd_base_min(len, RVD_WIRE_HEADER - m->header_len);
-    memcpy(m->header + m->header_len, p, n);
+    if (n < RVD_WIRE_HEADER) {
+        memcpy(m->header + m->header_len, p, n);
+        p = m->header;
+    }
     m->header_len += (uint32_t)n;
-    if (m->header[0] != 0)
+    if (p[0] != 0)
         rvd_mux_protocol_error(m, "not a yamux frame: version is not 0");
     else if (m->header_len == RVD_WIRE_HEADER)
-        rvd_mux_on_header(m);
+        rvd_mux_on_header(m, p);
     return n;
 }
 
@@ -6829,7 +6839,8 @@ static void rvd_mux_tick_unshown(rvd_mux *m)
         int has_room = !b->rate || rvd_mux_rate_left(b, m->now_us);
         if (m->meta_stream || rvd_mux_rate_is_overdrawn(b, m->now_us)) return;
         m->show_us = m->now_us + (has_room ? 1 : RVD_MUX_RATE_US);
-        if (!s->preamble || rvd_mux_meta_read(m, s)) rvd_mux_announce(m, s);
+        if (!s->preamble || rvd_mux_meta_read(m, s, s->preamble->data, s->preamble->end))
+            rvd_mux_announce(m, s);
         if (!has_room) return;
     }
 }
@@ -7112,10 +7123,10 @@ static void rvd_mux_eof(rvd_mux *m)
         rvd_mux_die(m, REVDIAL_ELOST, "the peer closed the connection");
 }
 
-// A frame of the opening: n bytes behind a header, already in the output or copied to it.
-static void rvd_mux_open_data(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
+// The first bytes of a stream: there is room for them in the output.
+static void rvd_mux_early_put(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_t n)
 {
-    memmove(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
+    memcpy(m->out_tail->data + m->out_tail->end + RVD_WIRE_HEADER, bytes, n);
     rvd_mux_frame_add(m, s, (uint32_t)n, (uint32_t)n);
 }
 
@@ -7133,8 +7144,10 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
     if (!at) return REVDIAL_ENOMEM;
     if (with) {
         RVD_BASE_JOIN(id, sizeof id, m->dial_prefix, RVD_BASE_NUMBER(m->next_id));
-        // There is room for its NUL: at least a header follows.
-        len = rvd_wire_preamble_put(at + 3 * RVD_WIRE_HEADER, RVD_WIRE_PREAMBLE_MAX + 1, opts, id);
+        // Behind the SYN, the credit and its own header. There is room for its NUL: at least a
+        // header follows.
+        at += extra ? 3 * RVD_WIRE_HEADER : 2 * RVD_WIRE_HEADER;
+        len = rvd_wire_preamble_put(at, RVD_WIRE_PREAMBLE_MAX + 1, opts, id);
         if (!len) return REVDIAL_EINVAL;
     }
     rvd_mux_stream *s = rvd_mux_stream_new(m, m->next_id, RVD_MUX_ASKED);
@@ -7150,12 +7163,12 @@ static int64_t rvd_mux_open_put(rvd_mux *m, const revdial_dial_opts *opts)
         m->grown += extra;
     }
     if (with) {
-        rvd_mux_open_data(m, s, at + 3 * RVD_WIRE_HEADER, len);
+        rvd_mux_frame_add(m, s, (uint32_t)len, (uint32_t)len);
         s->preamble_len = (uint32_t)len;
         m->tx_bytes -= len;  // ours, not the application's
         m->growing = NULL;   // the preamble has a frame to itself
     }
-    if (opts->early_len) rvd_mux_open_data(m, s, opts->early, opts->early_len);
+    if (opts->early_len) rvd_mux_early_put(m, s, opts->early, opts->early_len);
     s->out_mark = m->out_added;
     rvd_mux_pace_lead(m);
     return s->id;
@@ -7201,7 +7214,7 @@ static int rvd_mux_early(rvd_mux *m, rvd_mux_stream *s, const void *bytes, size_
     if (n > REVDIAL_EARLY_MAX || n > s->send_credit) return REVDIAL_EINVAL;
     if (s->sent != s->preamble_len) return REVDIAL_EINVAL;
     if (!rvd_mux_out_room(m, RVD_WIRE_HEADER + (uint32_t)n)) return REVDIAL_ENOMEM;
-    rvd_mux_open_data(m, s, bytes, n);
+    rvd_mux_early_put(m, s, bytes, n);
     rvd_mux_pace_lead(m);
     return REVDIAL_OK;
 }
