@@ -16841,6 +16841,7 @@ typedef struct rvd_stream_look {
 // Threads that were woken under the lock, and go on once it is released.
 typedef struct rvd_stream_wakeups {
     rvd_stream_waiter *first, **last;
+    rvd_loop_task **starts;  // while a thread acts on what it has read: what it runs then, or NULL
     // Loop thread only: readers that got a piece of a burst may get more of it before they go on.
     rvd_stream_waiter *held;
     int holds;
@@ -17857,6 +17858,17 @@ static void rvd_stream_sinks_locked(rvd_base_link *kicked)
     }
 }
 
+// Runs a task, once, after all that was read has been acted on: on the loop, or on the thread that
+// has read it, without the lock. That saves each handler that a thread's read starts two switches
+// to other threads.
+static void rvd_stream_after_read_locked(revdial_session *s, rvd_loop_task *task)
+{
+    if (s->wakeups.starts && !*s->wakeups.starts)
+        *s->wakeups.starts = task;
+    else
+        rvd_loop_post(s->loop, task);
+}
+
 // Drains the engine's events. On the loop thread each is acted on before the next, while its
 // payload still lies in the input buffer; elsewhere relays and the session wait for the loop.
 static void rvd_stream_events_locked(revdial_session *s)
@@ -17999,7 +18011,8 @@ static int rvd_stream_flush_locked(revdial_session *s)
         while (rounds < RVD_STREAM_ROUNDS && rvd_stream_send_locked(s, &released)) rounds++;
         rvd_stream_events_locked(s);
     } while (s->has_queued && !s->blocked && rounds < RVD_STREAM_ROUNDS);
-    if (rounds == RVD_STREAM_ROUNDS) rvd_stream_kick_locked(s);
+    if (rounds == RVD_STREAM_ROUNDS && revdial_engine_output(s->engine, &(struct iovec){0}, 1) > 0)
+        rvd_stream_kick_locked(s);
     s->has_queued = s->sending = 0;
     // The last stream of a drain may have ended just now, and only the loop sets timers.
     if (s->state == RVD_STREAM_CLOSING ||
@@ -18670,7 +18683,9 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
                                          int64_t now_us)
 {
     size_t own = n > 0 ? rvd_base_min((size_t)n, iov[0].iov_len) : 0;
+    rvd_loop_task *starts = NULL;
     revdial_err err;
+    s->wakeups.starts = &starts;
     if (n > 0) {
         rvd_stream_feed_locked(s, iov[0].iov_base, own, now_us);
         rvd_stream_feed_locked(s, iov[1].iov_base, (size_t)n - own, now_us);
@@ -18681,6 +18696,11 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
         rvd_sys_fail(&err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
         rvd_stream_broken_locked(s, &err);
     }
+    s->wakeups.starts = NULL;
+    if (!starts) return;
+    rvd_stream_unlock(s);
+    starts->run(starts);
+    rvd_stream_lock(s);
 }
 
 // What the loop would do at the end of its pass.
@@ -18905,20 +18925,28 @@ static int rvd_stream_session_run(revdial_session *s)
 
 // ---- the application's calls on a session ----
 
-void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
+// What its engine has counted, with the memory of its streams.
+static revdial_engine_info rvd_stream_engine_info(revdial_session *s)
 {
     revdial_engine_info info;
+    rvd_stream_lock(s);
+    revdial_engine_get_info(s->engine, &info);
+    info.memory_bytes += s->heap.live_bytes;
+    rvd_stream_unlock(s);
+    return info;
+}
+
+void revdial_session_get_info(revdial_session *s, revdial_session_info *out)
+{
     memset(out, 0, sizeof *out);
     out->state = REVDIAL_DOWN;
     if (rvd_stream_is_child(s)) return;
-    rvd_stream_lock(s);
-    revdial_engine_get_info(s->engine, &info);
+    const revdial_engine_info info = rvd_stream_engine_info(s);
     out->state = s->state == RVD_STREAM_UP         ? REVDIAL_UP
                  : s->state == RVD_STREAM_DRAINING ? REVDIAL_DRAINING
                                                    : REVDIAL_DOWN;
     out->streams = atomic_load_explicit(&s->stream_count, memory_order_relaxed);
-    out->memory_bytes = info.memory_bytes + s->heap.live_bytes;
-    rvd_stream_unlock(s);
+    out->memory_bytes = info.memory_bytes;
     out->id = s->id;
     RVD_BASE_JOIN(out->name, sizeof out->name, s->name);
     RVD_BASE_JOIN(out->instance, sizeof out->instance, s->instance);
@@ -18953,11 +18981,8 @@ static void rvd_stream_stats_count(revdial_stats *out, const revdial_engine_info
 
 static void rvd_stream_stats_add(revdial_stats *out, revdial_session *s)
 {
-    revdial_engine_info info;
-    rvd_stream_lock(s);
-    revdial_engine_get_info(s->engine, &info);
-    out->memory_bytes += info.memory_bytes + s->heap.live_bytes;
-    rvd_stream_unlock(s);
+    const revdial_engine_info info = rvd_stream_engine_info(s);
+    out->memory_bytes += info.memory_bytes;
     out->streams += atomic_load_explicit(&s->stream_count, memory_order_relaxed);
     rvd_stream_stats_count(out, &info);
 }
@@ -20666,7 +20691,7 @@ struct rvd_owner_call {
     rvd_owner *owner;
     revdial_session *session;  // holds a reference
     revdial_stream *st;
-    int is_reset;  // by its peer; loop thread only
+    int is_reset;  // by its peer; of the thread that starts it
 };
 
 static void rvd_owner_handler_end(rvd_owner *o, revdial_session *s)
@@ -20722,7 +20747,7 @@ static void rvd_owner_call_refuse(rvd_owner_call *c)
     rvd_stream_lock(s);
     revdial_engine_reset(s->engine, c->st->id, REVDIAL_RESET_CALM);
     rvd_stream_free_locked(c->st);
-    rvd_stream_flush_soon_locked(s);
+    rvd_stream_kick_locked(s);
     rvd_stream_unlock(s);
     rvd_owner_call_free(c);
 }
@@ -20739,7 +20764,7 @@ static void rvd_owner_calls_start(rvd_loop_task *task)
     m->calls = NULL;
     for (rvd_owner_call *c = first; c; c = c->next) c->is_reset = c->st->reset_code >= 0;
     rvd_stream_unlock(first->session);
-    int64_t until_us = rvd_sys_now_us() + RVD_LOOP_TASKS_US;
+    int64_t until_us = first->next ? rvd_sys_now_us() + RVD_LOOP_TASKS_US : 0;
     for (rvd_owner_call *c = first; c; c = next) {
         next = c->next;  // c is its thread's once that has begun
         if (c->is_reset || !rvd_owner_call_begin(c)) rvd_owner_call_refuse(c);
@@ -20749,8 +20774,8 @@ static void rvd_owner_calls_start(rvd_loop_task *task)
     }
 }
 
-// Has a thread call the handler, or refuses the stream. The loop does so once it has acted on all
-// that was read, which may end with the stream's reset: a peer that opens and resets a thousand
+// Has a thread call the handler, or refuses the stream. That is done once all that was read
+// has been acted on, which may end with the stream's reset: a peer that opens and resets a thousand
 // streams at a time costs no thread.
 static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_stream *st)
 {
@@ -20770,7 +20795,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
     if (m->calls)
         *m->calls = c;
     else
-        rvd_loop_post(s->loop, &c->task);
+        rvd_stream_after_read_locked(s, &c->task);
     m->calls = &c->next;
 }
 
@@ -21958,11 +21983,7 @@ static int rvd_proxy_has_others_locked(revdial_proxy *p, const rvd_proxy_member 
 // that it finds later than this after a rival came has nothing to do with that.
 static int64_t rvd_proxy_rival_window_us(revdial_session *s)
 {
-    revdial_engine_info info;
-    rvd_stream_lock(s);
-    revdial_engine_get_info(s->engine, &info);
-    rvd_stream_unlock(s);
-    return RVD_PROXY_RIVAL_US + 2 * info.rtt_us;
+    return RVD_PROXY_RIVAL_US + 2 * rvd_stream_engine_info(s).rtt_us;
 }
 
 static void rvd_proxy_on_silent(revdial_session *s)
@@ -22001,13 +22022,10 @@ static void rvd_proxy_on_down(revdial_session *s, const revdial_err *why)
 {
     revdial_proxy *p = s->owner;
     rvd_proxy_member *m = s->member;
-    revdial_engine_info info;
+    const revdial_engine_info info = rvd_stream_engine_info(s);
     int was_up = 0, was_registered = m->name != NULL;
     m->is_down = 1;
     if (m->check) rvd_proxy_unask(p, m->check);
-    rvd_stream_lock(s);
-    revdial_engine_get_info(s->engine, &info);
-    rvd_stream_unlock(s);
     pthread_mutex_lock(&p->own.lock);
     rvd_loop_timer_stop(s->loop, &m->verdict);
     rvd_loop_timer_stop(s->loop, &m->expiry);
@@ -27304,10 +27322,7 @@ static void rvd_agent_on_down(revdial_session *s, const revdial_err *why)
     revdial_agent *a = s->owner;
     rvd_agent_member *m = s->member;
     rvd_agent_link *l = m->owner;
-    revdial_engine_info info;
-    rvd_stream_lock(s);
-    revdial_engine_get_info(s->engine, &info);
-    rvd_stream_unlock(s);
+    const revdial_engine_info info = rvd_stream_engine_info(s);
     pthread_mutex_lock(&a->own.lock);
     rvd_owner_down_locked(&a->own, &m->base, &info);
     if (why->code == REVDIAL_ETIMEDOUT && a->stopping && m->base.is_up) a->own.was_cut = 1;
