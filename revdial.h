@@ -16817,10 +16817,10 @@ typedef struct rvd_stream_pace {
     uint64_t bytes;       // sent since then
     int was_blocked;      // since then, so that the link and not the writers set the rate
     int queue_bytes;      // what may wait
-    int64_t full_at_us;   // the socket takes no more since then, if blocked
+    int64_t full_at_us;   // the socket takes no more since then, if it is blocked
     int64_t full_us;      // it did not for this long since thin_us
     int64_t thin_us;      // it is measured whether the link is thin since then
-    uint64_t thin_bytes;  // wire_bytes at that time
+    uint64_t thin_bytes;  // out.bytes at that time
     int thin_times;       // in a row that it was
     int send_buffer;      // of the socket; 0: as the system likes
     uint32_t resent;      // packets that TCP has sent again,
@@ -16834,7 +16834,7 @@ typedef struct rvd_stream_look {
     int64_t next_us;  // when to look; 0: no need
     int64_t last_us;
     int64_t step_us;
-    int64_t acked_bytes;  // of wire_bytes, at last_us; without what a transport adds
+    int64_t acked_bytes;  // of out.bytes, at last_us; without what a transport adds
     int timeout_ms;       // of the socket itself, after which the system ends the connection
 } rvd_stream_look;
 
@@ -16854,6 +16854,26 @@ typedef struct rvd_stream_batch {
     size_t left;       // streams
     pthread_t thread;  // if left
 } rvd_stream_batch;
+
+// What goes to the socket.
+typedef struct rvd_stream_output {
+    int is_busy;     // a thread is between output and sent, with the lock released
+    int has_queued;  // a sleeping writer's bytes have come to the output since the last send
+    int is_blocked;  // the socket takes no more until the loop says so
+    uint64_t bytes;  // sent, ever
+    rvd_stream_batch batch;
+    // What revdial_engine_supplied() was told of; the thread that sends empties it. NULL: none.
+    rvd_splice_pipe *pipe;
+    int64_t spliced_us;  // when something went into it; loop thread only, as:
+    unsigned splicers;   // relays that have used it
+} rvd_stream_output;
+
+// What the loop reads.
+typedef struct rvd_stream_input {
+    uint32_t most;           // bytes of the next read
+    uint64_t frames, bytes;  // of the peer, when a turn was last measured
+    int headers;             // reads to come that end with a header: see RVD_STREAM_TAKE
+} rvd_stream_input;
 
 // How it ends.
 typedef struct rvd_stream_end {
@@ -16886,33 +16906,25 @@ struct revdial_session {
     rvd_loop_flush flush;
     rvd_loop_task kick;
     rvd_stream_handshake handshake;
-    uint32_t read_most;  // bytes of the next read
-    uint64_t seen_frames, seen_bytes;  // of the peer, when a turn was last measured
-    int header_reads;    // to come that end with a header: see RVD_STREAM_TAKE
-    int64_t spliced_us;  // when something went into out_pipe
-    unsigned splicers;   // relays that have used it
+    rvd_stream_input in;
 
     pthread_mutex_t lock;  // guards all below
     rvd_heap heap;
     revdial_engine *engine;
     _Atomic(enum rvd_stream_state) state;  // written under the lock, read by any thread
     unsigned pend;
-    int kick_queued;
-    int sending;     // a thread is between output and sent, with the lock released
-    int has_queued;  // a sleeping writer's bytes have come to the output since the last send
-    rvd_stream_batch batch;
-    int blocked;       // the socket takes no more until the loop says so
+    rvd_stream_output out;
     int64_t armed_us;  // the timer, as last set
     int has_offer;     // since the last tick a stream has come, whose time to be accepted runs
     rvd_stream_pace pace;
     rvd_stream_look look;
-    int is_rated;         // its limits have a rate
-    uint64_t wire_bytes;  // sent, ever
-    // What revdial_engine_supplied() was told of; the thread that is `sending` empties it.
-    rvd_splice_pipe *out_pipe;
-    revdial_err why;      // what ended it
+    int is_rated;     // its limits have a rate
+    revdial_err why;  // what ended it
     rvd_stream_end end;
-    rvd_base_link streams, dials_waiting, dials_over;
+    rvd_base_link streams;
+    struct {
+        rvd_base_link waiting, over;  // of rvd_stream_dial
+    } dials;
     rvd_base_link kicked[2];  // sinks to run: by the thread that handles events, by the loop
     rvd_reader reader;
     rvd_stream_wakeups wakeups;
@@ -16926,7 +16938,7 @@ struct revdial_session {
 enum rvd_stream_dial_state { RVD_STREAM_DIAL_WAITING, RVD_STREAM_DIAL_ASKED, RVD_STREAM_DIAL_OVER };
 
 struct rvd_stream_dial {
-    rvd_base_link link;  // in dials_waiting or dials_over
+    rvd_base_link link;  // in one of the lists of `dials`
     enum rvd_stream_dial_state state;
     const revdial_dial_opts *opts;  // stays valid while the dial lasts, as:
     const char *name;               // that a peer is asked for
@@ -17061,14 +17073,14 @@ static ptrdiff_t rvd_stream_sendv(revdial_session *s, const struct iovec *iov, i
         for (k = i; k < count && iov[k].iov_base; k++) want += iov[k].iov_len;
         if (k == i) want = iov[k++].iov_len;
         n = iov[i].iov_base ? rvd_sys_sendv(s->fd, iov + i, k - i, k < count)
-                            : rvd_splice_out(s->out_pipe, s->fd, want, k < count);
+                            : rvd_splice_out(s->out.pipe, s->fd, want, k < count);
         if (n < 0) return sent ? sent : n;
         sent += n;
     }
     return sent;
 }
 
-// Only the thread that is `sending` may call it. REVDIAL_WANT_READ: the loop should try.
+// Only the thread that is sending may call it. REVDIAL_WANT_READ: the loop should try.
 static ptrdiff_t rvd_stream_send(revdial_session *s, const struct iovec *iov, int count,
                                  size_t piece, revdial_err *err)
 {
@@ -17116,8 +17128,7 @@ void revdial_session_unref(revdial_session *s)
 // Has the loop look at the session again; any thread.
 static void rvd_stream_kick_locked(revdial_session *s)
 {
-    if (s->kick_queued || s->state == RVD_STREAM_DOWN) return;
-    s->kick_queued = 1;
+    if (atomic_load(&s->kick.queued) || s->state == RVD_STREAM_DOWN) return;
     revdial_session_ref(s);
     rvd_loop_post(s->loop, &s->kick);
 }
@@ -17269,7 +17280,7 @@ static int rvd_stream_queue_write_locked(revdial_stream *st)
                 n = revdial_engine_write(s->engine, st->id, w->from + w->got, left);
             if (n > 0) {
                 w->got += (size_t)n;
-                s->has_queued = 1;
+                s->out.has_queued = 1;
             }
         } while (n > 0);
         if (n < 0 || (w->got == w->len && !revdial_engine_lent(s->engine, st->id)))
@@ -17456,7 +17467,7 @@ static void rvd_stream_dial_over_locked(revdial_session *s, rvd_stream_dial *d)
         rvd_stream_wake_waiter_locked(s, d->waiter);
         return;
     }
-    rvd_base_link_push(&s->dials_over, &d->link);
+    rvd_base_link_push(&s->dials.over, &d->link);
     if (!rvd_stream_on_loop_locked(s)) rvd_stream_kick_locked(s);
 }
 
@@ -17667,7 +17678,7 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
     }
     if (st) rvd_stream_free_locked(st);
     if (id == REVDIAL_EAGAIN) {
-        rvd_base_link_push(&s->dials_waiting, &d->link);
+        rvd_base_link_push(&s->dials.waiting, &d->link);
         return;
     }
     if (id == REVDIAL_EDRAINING) {  // of its own accord, if it has run out of ids
@@ -17681,10 +17692,10 @@ static void rvd_stream_dial_ask_locked(revdial_session *s, rvd_stream_dial *d)
 // The engine has room again.
 static void rvd_stream_dials_retry_locked(revdial_session *s)
 {
-    rvd_base_link *l = s->dials_waiting.prev;
+    rvd_base_link *l = s->dials.waiting.prev;
     int last = 0;
-    while (!last && !rvd_base_link_is_alone(&s->dials_waiting)) {
-        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
+    while (!last && !rvd_base_link_is_alone(&s->dials.waiting)) {
+        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials.waiting.next, rvd_stream_dial, link);
         last = &d->link == l;
         rvd_stream_dial_ask_locked(s, d);
         if (d->state == RVD_STREAM_DIAL_WAITING) break;
@@ -17715,9 +17726,9 @@ static void rvd_stream_dials_move(revdial_session *s)
 {
     rvd_base_link *next;
     rvd_stream_lock(s);
-    while (!rvd_base_link_is_alone(&s->dials_waiting))
+    while (!rvd_base_link_is_alone(&s->dials.waiting))
         rvd_stream_dial_move_locked(s,
-                                    RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link));
+                                    RVD_BASE_OWNER(s->dials.waiting.next, rvd_stream_dial, link));
     for (rvd_base_link *l = s->streams.next; l != &s->streams; l = next) {
         revdial_stream *st = RVD_BASE_OWNER(l, revdial_stream, link);
         next = l->next;  // st goes
@@ -17875,7 +17886,7 @@ static void rvd_stream_events_locked(revdial_session *s)
 {
     revdial_event ev;
     int is_told = revdial_engine_event(s->engine, &ev);
-    if (!is_told && !s->pend && !s->has_queued && rvd_base_link_is_alone(&s->kicked[1])) return;
+    if (!is_told && !s->pend && !s->out.has_queued && rvd_base_link_is_alone(&s->kicked[1])) return;
     int on_loop = rvd_stream_on_loop_locked(s);
     for (; is_told; is_told = revdial_engine_event(s->engine, &ev)) {
         rvd_stream_on_event_locked(s, &ev);
@@ -17883,8 +17894,9 @@ static void rvd_stream_events_locked(revdial_session *s)
         if (on_loop) rvd_stream_sinks_locked(&s->kicked[1]);
     }
     if (!on_loop && (s->pend || !rvd_base_link_is_alone(&s->kicked[1]))) rvd_stream_kick_locked(s);
-    // The code that ends `blocked` flushes.
-    if (on_loop && s->has_queued && !s->sending && !s->blocked) rvd_stream_flush_soon_locked(s);
+    // The code that ends is_blocked flushes.
+    if (on_loop && s->out.has_queued && !s->out.is_busy && !s->out.is_blocked)
+        rvd_stream_flush_soon_locked(s);
 }
 
 // ---- sending ----
@@ -17907,7 +17919,7 @@ static void rvd_stream_wait_io(revdial_session *s, int want)
 // room, and arriving bytes wake the loop anyway.
 static void rvd_stream_blocked_locked(revdial_session *s, int want)
 {
-    s->blocked = 1;
+    s->out.is_blocked = 1;
     s->pace.full_at_us = rvd_sys_now_us();
     s->pace.was_blocked |= want == REVDIAL_WANT_WRITE;
     rvd_reader_interrupt(&s->reader);
@@ -17920,8 +17932,8 @@ static void rvd_stream_blocked_locked(revdial_session *s, int want)
 // The socket may take more.
 static void rvd_stream_unblock_locked(revdial_session *s)
 {
-    if (!s->blocked) return;
-    s->blocked = 0;
+    if (!s->out.is_blocked) return;
+    s->out.is_blocked = 0;
     s->pace.full_us += rvd_sys_now_us() - s->pace.full_at_us;
 }
 
@@ -17950,7 +17962,7 @@ static int rvd_stream_send_locked(revdial_session *s, int *released)
         return 0;
     }
     s->pace.bytes += (uint64_t)n;
-    s->wire_bytes += (uint64_t)n;
+    s->out.bytes += (uint64_t)n;
     revdial_engine_sent(s->engine, (size_t)n);
     rvd_stream_events_locked(s);
     return 1;
@@ -17967,9 +17979,9 @@ static void rvd_stream_look_locked(revdial_session *s, int64_t now_us)
         s->look.next_us = 0;
         return;
     }
-    int unsent = s->sending ? -1 : rvd_sys_unsent(s->fd);
+    int unsent = s->out.is_busy ? -1 : rvd_sys_unsent(s->fd);
     if (unsent >= 0) {
-        acked = (int64_t)s->wire_bytes - unsent - (int64_t)rvd_transport_holds(s->transport);
+        acked = (int64_t)s->out.bytes - unsent - (int64_t)rvd_transport_holds(s->transport);
         if (s->look.next_us && unsent && acked > s->look.acked_bytes)
             revdial_engine_acked(s->engine, s->look.last_us);
         s->look.acked_bytes = acked;
@@ -17992,7 +18004,7 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
 {
     int64_t at = rvd_stream_tick_locked(s, now_us);
     rvd_stream_events_locked(s);  // room that was promised and not used is another's now
-    if (s->has_queued && !s->sending && !s->blocked) rvd_stream_kick_locked(s);
+    if (s->out.has_queued && !s->out.is_busy && !s->out.is_blocked) rvd_stream_kick_locked(s);
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
@@ -18004,16 +18016,16 @@ static int rvd_stream_flush_locked(revdial_session *s)
 {
     int rounds = 0, released = 0;
     int is_over = s->state == RVD_STREAM_DEAD || s->state == RVD_STREAM_DOWN;
-    if (s->sending || s->blocked || is_over) return 0;
-    s->sending = 1;
+    if (s->out.is_busy || s->out.is_blocked || is_over) return 0;
+    s->out.is_busy = 1;
     do {
-        s->has_queued = 0;
+        s->out.has_queued = 0;
         while (rounds < RVD_STREAM_ROUNDS && rvd_stream_send_locked(s, &released)) rounds++;
         rvd_stream_events_locked(s);
-    } while (s->has_queued && !s->blocked && rounds < RVD_STREAM_ROUNDS);
+    } while (s->out.has_queued && !s->out.is_blocked && rounds < RVD_STREAM_ROUNDS);
     if (rounds == RVD_STREAM_ROUNDS && revdial_engine_output(s->engine, &(struct iovec){0}, 1) > 0)
         rvd_stream_kick_locked(s);
-    s->has_queued = s->sending = 0;
+    s->out.has_queued = s->out.is_busy = 0;
     // The last stream of a drain may have ended just now, and only the loop sets timers.
     if (s->state == RVD_STREAM_CLOSING ||
         (s->state >= RVD_STREAM_DRAINING && !rvd_stream_on_loop_locked(s)))
@@ -18031,25 +18043,25 @@ static int rvd_stream_flush_locked(revdial_session *s)
 // whatever comes first.
 static int rvd_stream_batch_goes_on_locked(const revdial_session *s)
 {
-    return s->batch.left > 1 && pthread_equal(s->batch.thread, pthread_self());
+    return s->out.batch.left > 1 && pthread_equal(s->out.batch.thread, pthread_self());
 }
 
-// A call has written. It sends, or leaves that to the thread that ends `blocked` or sends now.
+// A call has written. It sends, or leaves that to the thread that ends is_blocked or sends now.
 static void rvd_stream_written_locked(revdial_session *s)
 {
     if (rvd_stream_batch_goes_on_locked(s)) {
-        s->batch.left--;
-        if (!s->sending && !s->blocked) rvd_stream_kick_locked(s);
+        s->out.batch.left--;
+        if (!s->out.is_busy && !s->out.is_blocked) rvd_stream_kick_locked(s);
         return;
     }
-    s->batch.left = 0;
+    s->out.batch.left = 0;
     rvd_stream_flush_locked(s);
 }
 
 // Is there a call's writing that was left, so that what else there is may go with it?
 static int rvd_stream_batch_is_open_locked(const revdial_session *s)
 {
-    return rvd_stream_batch_goes_on_locked(s) && (s->kick_queued || s->sending);
+    return rvd_stream_batch_goes_on_locked(s) && (atomic_load(&s->kick.queued) || s->out.is_busy);
 }
 
 // ---- the loop's part ----
@@ -18099,12 +18111,12 @@ static void rvd_stream_send_buffer_locked(revdial_session *s, int bytes)
 static void rvd_stream_thin_locked(revdial_session *s, int64_t now)
 {
     int64_t passed = now - s->pace.thin_us, full = s->pace.full_us;
-    uint64_t bytes = s->wire_bytes - s->pace.thin_bytes, want;
+    uint64_t bytes = s->out.bytes - s->pace.thin_bytes, want;
     if (passed < RVD_STREAM_THIN_US || !bytes) return;
-    if (s->blocked) full += now - s->pace.full_at_us;
+    if (s->out.is_blocked) full += now - s->pace.full_at_us;
     want = bytes * RVD_STREAM_THIN_SECONDS * 1000000 / (uint64_t)passed;
     s->pace.thin_us = s->pace.full_at_us = now;
-    s->pace.thin_bytes = s->wire_bytes;
+    s->pace.thin_bytes = s->out.bytes;
     s->pace.full_us = 0;
     if (full < passed / 4 * 3 || want >= RVD_STREAM_THIN_BYTES) {
         s->pace.thin_times = 0;
@@ -18126,11 +18138,11 @@ static int rvd_stream_queue_of(uint64_t rate)
 // A pipe that nothing goes through any more is another session's. Loop thread.
 static void rvd_stream_pipe_return_locked(revdial_session *s)
 {
-    rvd_splice_pipe *p = s->out_pipe;
-    if (!p || s->sending || p->in != p->out) return;
-    if (s->splicers && rvd_loop_now(s->loop) - s->spliced_us < RVD_STREAM_PACE_US) return;
+    rvd_splice_pipe *p = s->out.pipe;
+    if (!p || s->out.is_busy || p->in != p->out) return;
+    if (s->out.splicers && rvd_loop_now(s->loop) - s->out.spliced_us < RVD_STREAM_PACE_US) return;
     rvd_splice_put(&s->group->pipes, p);
-    s->out_pipe = NULL;
+    s->out.pipe = NULL;
 }
 
 // A session that begins to send beside somebody else's transfer gets its share by TCP's slow start.
@@ -18186,7 +18198,7 @@ static void rvd_stream_pace_locked(revdial_session *s, int64_t now)
         rvd_stream_queue_set_locked(s, 2 * s->pace.queue_bytes);
     s->pace.since_us = now;
     s->pace.bytes = 0;
-    s->pace.was_blocked = s->blocked;
+    s->pace.was_blocked = s->out.is_blocked;
 }
 
 static void rvd_stream_timer_arm_locked(revdial_session *s)
@@ -18206,8 +18218,8 @@ static void rvd_stream_end_all_locked(revdial_session *s)
 {
     RVD_BASE_EACH (revdial_stream, st, &s->streams, link)
         rvd_stream_wake_locked(st, RVD_STREAM_WAKE_RD | RVD_STREAM_WAKE_WR | RVD_STREAM_WAKE_END);
-    while (!rvd_base_link_is_alone(&s->dials_waiting)) {
-        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_waiting.next, rvd_stream_dial, link);
+    while (!rvd_base_link_is_alone(&s->dials.waiting)) {
+        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials.waiting.next, rvd_stream_dial, link);
         rvd_stream_dial_fail_locked(s, d, rvd_stream_lost_code(s), s->why.msg);
     }
     rvd_stream_sinks_locked(&s->kicked[0]);
@@ -18221,10 +18233,10 @@ static void rvd_stream_close_locked(revdial_session *s)
     if (s->state == RVD_STREAM_DOWN) return;
     if (s->state != RVD_STREAM_CLOSING) rvd_stream_become(s, RVD_STREAM_CLOSING);
     rvd_reader_interrupt(&s->reader);
-    if (s->sending || s->reader.state == RVD_READER_THREAD) return;
+    if (s->out.is_busy || s->reader.state == RVD_READER_THREAD) return;
     rvd_stream_become(s, RVD_STREAM_DOWN);
-    rvd_splice_put(&s->group->pipes, s->out_pipe);
-    s->out_pipe = NULL;
+    rvd_splice_put(&s->group->pipes, s->out.pipe);
+    s->out.pipe = NULL;
     rvd_base_link_remove(&s->link);
     rvd_loop_timer_stop(s->loop, &s->timer);
     rvd_loop_timer_stop(s->loop, &s->reader.lease);
@@ -18242,20 +18254,20 @@ static void rvd_stream_linger_locked(revdial_session *s)
     struct iovec rest;
     int64_t wait_us = s->end.is_brief ? RVD_STREAM_HURRY_US : RVD_STREAM_LINGER_US;
     int r, is_mute = s->transport && rvd_transport_state(s->transport) != RVD_TRANSPORT_OPEN;
-    if (s->state != RVD_STREAM_LINGER || s->sending) return;
+    if (s->state != RVD_STREAM_LINGER || s->out.is_busy) return;
     // Without a transport that works there is nothing to say, but its own last word may be on its
     // way: why the handshake failed.
-    if (!is_mute && (s->blocked || rvd_transport_holds(s->transport) ||
+    if (!is_mute && (s->out.is_blocked || rvd_transport_holds(s->transport) ||
                      revdial_engine_output(s->engine, &rest, 1)))
         return;  // the next flush goes on
-    s->sending = 1;
+    s->out.is_busy = 1;
     rvd_stream_unlock(s);
     r = s->transport ? rvd_transport_finish(s->transport) : 0;
     if (!rvd_transport_is_wanting(r)) r = rvd_sys_shutdown_wr(s->fd) < 0 ? REVDIAL_ELOST : 0;
     rvd_stream_lock(s);
-    s->sending = 0;
+    s->out.is_busy = 0;
     if (rvd_transport_is_wanting(r)) {
-        s->blocked = 1;
+        s->out.is_blocked = 1;
         s->pace.full_at_us = rvd_loop_now(s->loop);
         if (r == REVDIAL_WANT_WRITE) rvd_stream_wait_io(s, r);
         return;
@@ -18299,8 +18311,8 @@ static void rvd_stream_die(revdial_session *s)
 static void rvd_stream_dials_done(revdial_session *s)
 {
     rvd_stream_lock(s);
-    while (!rvd_base_link_is_alone(&s->dials_over)) {
-        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials_over.next, rvd_stream_dial, link);
+    while (!rvd_base_link_is_alone(&s->dials.over)) {
+        rvd_stream_dial *d = RVD_BASE_OWNER(s->dials.over.next, rvd_stream_dial, link);
         rvd_base_link_remove(&d->link);
         rvd_stream_unlock(s);
         d->done(d);
@@ -18354,7 +18366,7 @@ static void rvd_stream_feed_locked(revdial_session *s, const uint8_t *p, size_t 
         int64_t now_us = read_us ? read_us : rvd_stream_shake_clock(s);
         ptrdiff_t used = revdial_engine_input(s->engine, p + at, len - at, now_us);
         rvd_stream_events_locked(s);
-        if (!read_us && (s->pend || !rvd_base_link_is_alone(&s->dials_over)))
+        if (!read_us && (s->pend || !rvd_base_link_is_alone(&s->dials.over)))
             rvd_stream_pend_run_locked(s);
         if (used < 0) return;
         at += (size_t)used;
@@ -18432,10 +18444,10 @@ static int64_t rvd_stream_turn_us_locked(revdial_session *s)
 {
     revdial_engine_info now;
     revdial_engine_get_info(s->engine, &now);
-    uint64_t frames = now.rx_frames - s->seen_frames;
-    uint64_t each = frames ? (now.rx_bytes - s->seen_bytes) / frames : RVD_STREAM_TURN_BYTES;
-    s->seen_frames = now.rx_frames;
-    s->seen_bytes = now.rx_bytes;
+    uint64_t frames = now.rx_frames - s->in.frames;
+    uint64_t each = frames ? (now.rx_bytes - s->in.bytes) / frames : RVD_STREAM_TURN_BYTES;
+    s->in.frames = now.rx_frames;
+    s->in.bytes = now.rx_bytes;
     if (each >= RVD_STREAM_TURN_BYTES) return RVD_STREAM_TURN_US;
     return RVD_STREAM_TURN_MIN_US + (int64_t)each *
            (RVD_STREAM_TURN_US - RVD_STREAM_TURN_MIN_US) / RVD_STREAM_TURN_BYTES;
@@ -18446,9 +18458,9 @@ static void rvd_stream_read_adapt(revdial_session *s, size_t n, int64_t took_us,
 {
     if (took_us > turn_us) {
         size_t most = n * (size_t)turn_us / (size_t)took_us;
-        s->read_most = most > RVD_STREAM_READ_MIN ? (uint32_t)most : RVD_STREAM_READ_MIN;
-    } else if (n == s->read_most && took_us < turn_us / 2) {
-        s->read_most = rvd_base_min_u32(2 * s->read_most, RVD_LOOP_BUFFER);
+        s->in.most = most > RVD_STREAM_READ_MIN ? (uint32_t)most : RVD_STREAM_READ_MIN;
+    } else if (n == s->in.most && took_us < turn_us / 2) {
+        s->in.most = rvd_base_min_u32(2 * s->in.most, RVD_LOOP_BUFFER);
     }
 }
 
@@ -18473,7 +18485,7 @@ static int rvd_stream_take_locked(revdial_session *s, size_t *most)
     void *ud = NULL;
     size_t unread;
     ptrdiff_t n = 0;
-    if (!s->header_reads || !rvd_stream_is_up(s)) return -1;
+    if (!s->in.headers || !rvd_stream_is_up(s)) return -1;
     size_t left = revdial_engine_coming_after(s->engine, &ud, &unread);
     revdial_stream *st = ud;
     if (st && st->take) n = st->take(st, left, unread);
@@ -18506,9 +18518,9 @@ static void rvd_stream_take_look_locked(revdial_session *s)
     if (!s->transport) revdial_engine_coming_after(s->engine, &ud, &unread);
     const revdial_stream *st = ud;
     if (st && st->take)
-        s->header_reads = RVD_STREAM_HEADERS;
-    else if (s->header_reads)
-        s->header_reads--;
+        s->in.headers = RVD_STREAM_HEADERS;
+    else if (s->in.headers)
+        s->in.headers--;
 }
 
 // Returns 0 when there is nothing more to read now, or enough was read. The last one in a pass
@@ -18519,7 +18531,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
 {
     rvd_loop *loop = s->loop;
     revdial_err err;
-    size_t most = s->read_most;
+    size_t most = s->in.most;
     int is_enough = 0, taken = rvd_stream_loop_begin(s, &most);
     if (taken >= 0) return taken;
     ptrdiff_t n = rvd_stream_recv(s, loop->buf, most, &err);
@@ -18546,7 +18558,7 @@ static int rvd_stream_read_once(revdial_session *s, int is_last, int64_t *used_u
     if (n <= 0 && !is_wanting && !s->handshake.has_said) s->handshake.left_silent = 1;
     if (!is_wanting && s->state < RVD_STREAM_LINGER) rvd_stream_flush_soon_locked(s);
     rvd_reader_loop_end(&s->reader);
-    if (n > 0 && most == s->read_most)
+    if (n > 0 && most == s->in.most)
         is_enough = rvd_stream_turn_is_over_locked(s, (size_t)n, begun_us, used_us);
     rvd_stream_unlock(s);
     *waits = n == REVDIAL_WANT_WRITE;
@@ -18568,7 +18580,7 @@ static void rvd_stream_on_io(rvd_loop_io *io)
     if (!s->handshake.since_us) rvd_stream_moves(s);
     if (is_shaken && (io->ready & RVD_LOOP_WRITE || s->transport)) {  // a write may wait for a read
         rvd_stream_lock(s);
-        if (s->blocked) rvd_stream_flush_soon_locked(s);
+        if (s->out.is_blocked) rvd_stream_flush_soon_locked(s);
         rvd_stream_unblock_locked(s);
         rvd_stream_unlock(s);
     }
@@ -18640,8 +18652,7 @@ static void rvd_stream_on_kick(rvd_loop_task *t)
 {
     revdial_session *s = RVD_BASE_OWNER(t, revdial_session, kick);
     rvd_stream_lock(s);
-    s->kick_queued = 0;
-    if (s->blocked && s->state != RVD_STREAM_DOWN) {
+    if (s->out.is_blocked && s->state != RVD_STREAM_DOWN) {
         // A thread that got EAGAIN could not clear this mark. There may be room by now: try a send.
         s->io.ready &= ~(unsigned)RVD_LOOP_WRITE;
         rvd_stream_unblock_locked(s);
@@ -18717,7 +18728,7 @@ static int rvd_stream_drive_step_locked(revdial_session *s, rvd_stream_waiter *w
                                         int64_t deadline_us)
 {
     size_t own = w->buf ? revdial_engine_expected(s->engine, w->id) : 0;
-    int room = s->blocked, spins = s->reader.spin.limit_us > 0;
+    int room = s->out.is_blocked, spins = s->reader.spin.limit_us > 0;
     struct iovec iov[2];
     int64_t now_us, begun_us = spins ? rvd_sys_now_us() : 0;
     rvd_reader_vectors(&s->reader, iov, w->buf, rvd_base_min(own, w->len));  // it has none yet
@@ -18742,12 +18753,12 @@ static int rvd_stream_drive_locked(revdial_session *s, rvd_stream_waiter *w, int
     rvd_stream_rearm_locked(s, now_us);
     while (!w->woken && r == 0 && rvd_stream_is_up(s) && !s->reader.needs_loop && !s->pend)
         r = rvd_stream_drive_step_locked(s, w, deadline_us);
-    asks = rvd_reader_end(&s->reader, !s->blocked && rvd_stream_is_up(s));
+    asks = rvd_reader_end(&s->reader, !s->out.is_blocked && rvd_stream_is_up(s));
     // What came together with its bytes may want the timer: for others that sleep, or an offer.
     if ((s->reader.waiting > 1 || s->has_offer) && rvd_stream_is_up(s))
         rvd_stream_rearm_locked(s, rvd_sys_now_us());
     // The end goes on: the loop waited for us to go, or we have seen the room for the last frames.
-    if (asks || s->blocked || !rvd_stream_is_up(s)) rvd_stream_kick_locked(s);
+    if (asks || s->out.is_blocked || !rvd_stream_is_up(s)) rvd_stream_kick_locked(s);
     return r;
 }
 
@@ -18868,7 +18879,7 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     s->group = cfg->group;
     s->loop = cfg->group->loop;
     rvd_reader_init(&s->reader, s->loop, &s->io);
-    s->read_most = RVD_STREAM_READ_MIN;
+    s->in.most = RVD_STREAM_READ_MIN;
     s->fd = cfg->fd;
     s->id = cfg->engine->session_id;
     s->start_us = rvd_sys_now_us();
@@ -18878,8 +18889,8 @@ static revdial_session *rvd_stream_session_new(const rvd_stream_session_config *
     rvd_base_link_init(&s->streams);
     rvd_base_link_init(&s->kicked[1]);
     rvd_base_link_init(&s->kicked[0]);
-    rvd_base_link_init(&s->dials_waiting);
-    rvd_base_link_init(&s->dials_over);
+    rvd_base_link_init(&s->dials.waiting);
+    rvd_base_link_init(&s->dials.over);
     s->io.fd = cfg->fd;
     s->io.run = rvd_stream_on_io;
     s->timer.run = rvd_stream_on_timer;
@@ -19104,7 +19115,7 @@ static ptrdiff_t rvd_stream_wait_locked(revdial_stream *st, rvd_stream_waiter *w
     rvd_base_link_push(&st->waiters, &w->link);
     if (w->from) {
         rvd_stream_queue_write_locked(st);
-        if (s->has_queued) rvd_stream_flush_locked(s);
+        if (s->out.has_queued) rvd_stream_flush_locked(s);
     }
     int r = rvd_stream_sleep_locked(s, w, *deadline);
     rvd_base_link_remove(&w->link);
@@ -19181,7 +19192,7 @@ static ptrdiff_t rvd_stream_put_locked(revdial_stream *st, const uint8_t *data, 
 {
     revdial_session *s = st->session;
     revdial_engine_set_now(s->engine, rvd_sys_now_us());
-    if (len < RVD_STREAM_LEND || s->sending || s->blocked || s->transport ||
+    if (len < RVD_STREAM_LEND || s->out.is_busy || s->out.is_blocked || s->transport ||
         rvd_stream_on_loop_locked(s))
         return revdial_engine_write(s->engine, st->id, data, len);
     ptrdiff_t n = revdial_engine_lend(s->engine, st->id, data, len);
@@ -19247,7 +19258,7 @@ ptrdiff_t revdial_writev(revdial_stream *st, const struct iovec *iov, int count)
     if (has_turn) rvd_stream_write_end_locked(st);
     if (!st->member)
         rvd_stream_written_locked(s);
-    else if (!s->sending && !s->blocked)
+    else if (!s->out.is_busy && !s->out.is_blocked)
         rvd_stream_kick_locked(s);
     if (n < 0) n = rvd_stream_error_locked(st, (int)n);
     rvd_stream_unlock(s);
@@ -19439,7 +19450,7 @@ static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
     size_t end = rvd_base_min(p->count, i + RVD_STREAM_LOOKS), at = i, found = 0;
     int accepted = 0, waits_for_room = 0;
     rvd_stream_lock(s);
-    if (s->batch.left) rvd_stream_flush_locked(s);
+    if (s->out.batch.left) rvd_stream_flush_locked(s);
     for (; at < end && p->items[at].st && p->items[at].st->session == s; at++) {
         revdial_pollfd *item = &p->items[at];
         accepted |= rvd_stream_poll_accept_locked(item);
@@ -19448,8 +19459,8 @@ static size_t rvd_stream_poll_look_at(rvd_stream_poll *p, size_t i, int *ready)
         waits_for_room |= p->waiters && item->events & POLLOUT;
         if (p->waiters) rvd_stream_poll_leave_locked(p, at);
     }
-    s->batch.thread = pthread_self();
-    s->batch.left = found;
+    s->out.batch.thread = pthread_self();
+    s->out.batch.left = found;
     if (accepted) rvd_stream_flush_locked(s);
     if (waits_for_room && !found) rvd_stream_poll_sleep_locked(s);
     rvd_stream_unlock(s);
@@ -19689,7 +19700,7 @@ typedef struct rvd_relay {
     uint8_t is_drained;  // as in rvd_relay_ends
     uint8_t is_spare;    // as in rvd_relay_ends
     uint8_t is_hook;     // `done` is the application's
-    uint8_t is_splicer;  // one of session->splicers
+    uint8_t is_splicer;  // one of session->out.splicers
     uint8_t is_split;    // `out` is there
     int tries;
     uint32_t tiny_pass;  // of the loop, in which it last wrote less than RVD_RELAY_TINY
@@ -19835,10 +19846,10 @@ static size_t rvd_relay_splice(rvd_relay *r)
     if (s->transport) return rvd_relay_read(r);
     size_t room = revdial_engine_supply(s->engine, r->st->id, RVD_RELAY_SPLICE_MAX);
     if (!room) return rvd_relay_read(r);
-    if (!s->out_pipe) s->out_pipe = rvd_splice_get(&s->group->pipes);
-    ptrdiff_t got = s->out_pipe ? rvd_splice_in(s->out_pipe, r->in.fd, room) : -EMFILE;
-    s->spliced_us = rvd_loop_now(s->loop);
-    s->splicers += !r->is_splicer;
+    if (!s->out.pipe) s->out.pipe = rvd_splice_get(&s->group->pipes);
+    ptrdiff_t got = s->out.pipe ? rvd_splice_in(s->out.pipe, r->in.fd, room) : -EMFILE;
+    s->out.spliced_us = rvd_loop_now(s->loop);
+    s->out.splicers += !r->is_splicer;
     r->is_splicer = 1;
     revdial_engine_supplied(s->engine, r->st->id, got > 0 ? (size_t)got : 0);
     if (got < RVD_RELAY_SPLICE_LEAST) r->full_reads = 0;
@@ -20070,7 +20081,7 @@ static void rvd_relay_free(rvd_relay *r)
         r->first = p->next;
         rvd_splice_put(&s->group->pipes, p);
     }
-    s->splicers -= (unsigned)r->is_splicer;
+    s->out.splicers -= (unsigned)r->is_splicer;
     if (r->st) rvd_stream_free_locked(r->st);
     rvd_stream_touch_locked(s);
     rvd_base_free(&s->heap, r, rvd_relay_size(r->is_split, r->early_len));

@@ -474,7 +474,7 @@ static inline uint64_t util_passes(rvd_loop *loop)
 static inline int util_is_blocked(revdial_session *s)
 {
     rvd_stream_lock(s);
-    int is = s->blocked;
+    int is = s->out.is_blocked;
     rvd_stream_unlock(s);
     return is;
 }

@@ -838,15 +838,15 @@ TEST(X3_handlers_of_one_read_take_no_more_of_the_loops_time_than_tasks_may)
 TEST(a_read_that_takes_long_is_followed_by_a_shorter_one_and_a_quick_one_by_a_longer_one)
 {
     static revdial_session s;
-    s.read_most = RVD_LOOP_BUFFER;
+    s.in.most = RVD_LOOP_BUFFER;
     rvd_stream_read_adapt(&s, RVD_LOOP_BUFFER, 20000, 200);
-    CHECK_INT(s.read_most, RVD_LOOP_BUFFER / 100);
-    rvd_stream_read_adapt(&s, s.read_most, 2000, 200);
-    CHECK_INT(s.read_most, RVD_STREAM_READ_MIN);
+    CHECK_INT(s.in.most, RVD_LOOP_BUFFER / 100);
+    rvd_stream_read_adapt(&s, s.in.most, 2000, 200);
+    CHECK_INT(s.in.most, RVD_STREAM_READ_MIN);
     rvd_stream_read_adapt(&s, 100, 1, 200);  // it tells nothing of a full one
-    CHECK_INT(s.read_most, RVD_STREAM_READ_MIN);
-    for (int i = 0; i < 7; i++) rvd_stream_read_adapt(&s, s.read_most, 99, 200);
-    CHECK_INT(s.read_most, RVD_LOOP_BUFFER);
+    CHECK_INT(s.in.most, RVD_STREAM_READ_MIN);
+    for (int i = 0; i < 7; i++) rvd_stream_read_adapt(&s, s.in.most, 99, 200);
+    CHECK_INT(s.in.most, RVD_LOOP_BUFFER);
 }
 
 // The frames of a session's peer that have come since the last look, and how long its turn may be.

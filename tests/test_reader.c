@@ -472,7 +472,7 @@ static int is_stuck(revdial_session *s)
 {
     int yes;
     pthread_mutex_lock(&s->lock);
-    yes = s->reader.waiting == 1 && s->blocked;
+    yes = s->reader.waiting == 1 && s->out.is_blocked;
     pthread_mutex_unlock(&s->lock);
     return yes;
 }

@@ -402,12 +402,12 @@ WORLD_TEST(a_poll_for_bytes_to_read_asks_for_no_turn_to_write)
         revdial_session *s = writer->session;
         CHECK_INT(revdial_write(quiet, bytes, 8192), 8192);  // it has used up a part of its turn
         rvd_stream_lock(s);
-        while (s->sending) {
+        while (s->out.is_busy) {
             rvd_stream_unlock(s);
             sched_yield();
             rvd_stream_lock(s);
         }
-        s->sending = 1;  // a thread is at it, so that the output stays full
+        s->out.is_busy = 1;  // a thread is at it, so that the output stays full
         while (revdial_engine_write(s->engine, writer->id, bytes, sizeof bytes) > 0) {
         }
         CHECK_INT(rvd_stream_ready_locked(quiet, POLLIN), 0);
@@ -416,7 +416,7 @@ WORLD_TEST(a_poll_for_bytes_to_read_asks_for_no_turn_to_write)
         CHECK_INT(rvd_stream_ready_locked(quiet, POLLIN | POLLOUT), 0);
         revdial_engine_get_flow(s->engine, quiet->id, &flow);
         CHECK_STR(flow.blocked_on, "socket");
-        s->sending = 0;
+        s->out.is_busy = 0;
         rvd_stream_flush_locked(s);
         rvd_stream_unlock(s);
         revdial_reset(writer, 0);
@@ -1037,7 +1037,7 @@ static int is_quiet_for(revdial_session *s, int ms)
 {
     rvd_stream_lock(s);
     const rvd_mux *m = &s->engine->mux;
-    int yes = !s->blocked && m->out_sent == m->out_added && !m->ping_out &&
+    int yes = !s->out.is_blocked && m->out_sent == m->out_added && !m->ping_out &&
               s->armed_us - rvd_sys_now_us() > ms * 1000LL;
     rvd_stream_unlock(s);
     return yes;
