@@ -77,6 +77,14 @@ static int64_t forward_now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+// What is left for the next wait, 0 to FORWARD_WAIT_MS.
+static int forward_left_ms(int64_t until_ms)
+{
+    int64_t left_ms = until_ms - forward_now_ms();
+    if (left_ms <= 0) return 0;
+    return left_ms < FORWARD_WAIT_MS ? (int)left_ms : FORWARD_WAIT_MS;
+}
+
 // Dials on one session after the other, as long as one drains or is lost before it has accepted:
 // none of the client's bytes has gone out by then. An agent that drains gets no other session.
 static revdial_stream *client_stream(forward *f, revdial_dial_opts *opts, revdial_err *err)
@@ -85,15 +93,12 @@ static revdial_stream *client_stream(forward *f, revdial_dial_opts *opts, revdia
     revdial_stream *st = NULL;
     int is_over = 0;
     for (int i = 0; !st && !is_over; i++) {
-        int left_ms = (int)(until_ms - forward_now_ms());
-        revdial_session *s = revdial_agent_wait(
-            f->agent, left_ms < FORWARD_WAIT_MS ? left_ms : FORWARD_WAIT_MS, i ? NULL : err);
+        revdial_session *s = revdial_agent_wait(f->agent, forward_left_ms(until_ms), i ? NULL : err);
         if (!s) break;
-        left_ms = (int)(until_ms - forward_now_ms());
-        opts->timeout_ms = left_ms < FORWARD_WAIT_MS ? left_ms : FORWARD_WAIT_MS;
+        opts->timeout_ms = forward_left_ms(until_ms);
         if (opts->timeout_ms > 0) st = revdial_session_dial(s, opts, err);
         revdial_session_unref(s);
-        is_over = opts->timeout_ms <= 0 || forward_is_closing(f) ||
+        is_over = opts->timeout_ms == 0 || forward_is_closing(f) ||
                   (err->code != REVDIAL_EDRAINING && err->code != REVDIAL_ELOST);
     }
     return st;
