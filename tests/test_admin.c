@@ -401,11 +401,15 @@ TEST(a_host_name_is_listened_at_with_all_addresses_that_this_machine_has)
     prog_listener one[PROG_LISTENERS], all[PROG_LISTENERS], more[PROG_LISTENERS];
     char at[PROG_LISTENER_SIZE], name[PROG_LISTENER_SIZE], text[PROG_LISTENER_SIZE];
     revdial_err err = {0};
-    REQUIRE(prog_listener_open(one, "many.test:0", 4, &err) == 1);
-    prog_listener_text(&one[0], at, sizeof at);
-    prog_listener_close(&one[0]);
-    snprintf(name, sizeof name, "many.test%s", strchr(at, ':'));
-    REQUIRE(prog_listener_open(all, name, 4, &err) == 2);
+    int count = -1;
+    for (int tries = 0; count < 0 && tries < 20; tries++) {  // others may have a port, too
+        REQUIRE(prog_listener_open(one, "many.test:0", 4, &err) == 1);
+        prog_listener_text(&one[0], at, sizeof at);
+        prog_listener_close(&one[0]);
+        snprintf(name, sizeof name, "many.test%s", strchr(at, ':'));
+        count = prog_listener_open(all, name, 4, &err);
+    }
+    REQUIRE(count == 2);
     prog_listener_text(&all[0], text, sizeof text);
     CHECK_STR(text, at);
     prog_listener_text(&all[1], text, sizeof text);
