@@ -391,7 +391,7 @@ ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
 WITH_PROGRAMS_OR_THREADS = $(notdir $(OUTSIDE) $(THREADED))
 WITH_POLL = $(notdir $(THREADED:=-poll))
 ifdef ASAN_ONCE
-ASAN_GCC = $(CORE) test_world test_world-poll
+ASAN_GCC = $(CORE) test_world
 ASAN_CLANG = $(filter-out $(ASAN_GCC),$(WITH_PROGRAMS_OR_THREADS) $(WITH_POLL))
 else
 ASAN_GCC = $(NAMES)
