@@ -7523,7 +7523,7 @@ static void rvd_mux_easy_check(const rvd_mux *m, uint64_t left)
 // Every invariant, at entry and exit of each call of the engine in test builds.
 static void rvd_mux_check(rvd_mux *m)
 {
-    uint64_t buffered = 0, grown = 0, lent = 0;
+    uint64_t buffered = 0, grown = 0, lent = 0, preambles = 0;
     uint32_t count = 0, mine = 0, unacked = 0, promised = 0, timed = 0;
     if (!m->heap || !m->table) return;
     for (uint32_t i = 0; i < (uint32_t)1 << m->table_bits; i++) {
@@ -7541,9 +7541,12 @@ static void rvd_mux_check(rvd_mux *m)
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
             REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(m, s));
             REVDIAL_ASSERT(!s->released || rvd_mux_is_unknown(s) || s->buffered == 0);
+            REVDIAL_ASSERT(!s->share || !s->share->reserved || s->tx == RVD_MUX_TX_RESET ||
+                           s->ctl_bits & RVD_MUX_CTL_CREDIT);
             buffered += s->buffered;
             grown += s->window - m->cfg.recv_window;
             lent += s->lent;
+            if (rvd_mux_is_unknown(s) && s->preamble) preambles += s->preamble->size;
             count++;
             mine += (uint32_t)rvd_mux_is_mine(m, s->id);
             unacked += s->phase == RVD_MUX_ASKED;
@@ -7552,7 +7555,7 @@ static void rvd_mux_check(rvd_mux *m)
         }
     }
     REVDIAL_ASSERT(buffered == m->buffered && grown == m->grown && unacked == m->unacked);
-    REVDIAL_ASSERT(mine == m->ours && count == m->ours + m->theirs);
+    REVDIAL_ASSERT(mine == m->ours && count == m->ours + m->theirs && preambles == m->preambles);
     REVDIAL_ASSERT(m->buffered - (m->slice_stream ? m->slice_len : 0) <=
                    m->cfg.limits.session_window);
     rvd_mux_held_check(m);
