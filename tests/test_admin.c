@@ -31,11 +31,18 @@ static int many_getaddrinfo(const char *host, const char *port, const struct add
 #include "../examples/program/files.c"
 #include "../examples/program/listen.c"
 #include "../examples/program/log.c"
+#include "../examples/program/metrics.c"
 #include "../examples/program/options.c"
 #include "../examples/program/request.c"
 #include "../examples/program/signals.c"
 #include "../examples/program/text.c"
 #include "../examples/program/values.c"
+#include "../examples/proxy/watch.c"
+
+const char *prog_tls_version(void)
+{
+    return "no TLS";
+}
 
 // ------------------------------------------------------------------------------------------------
 // Requests
@@ -218,6 +225,26 @@ TEST(a_JSON_string_is_one_whatever_bytes_it_has)
     prog_out_json(&t, "\xff\xfe\x1b[2J");
     CHECK(t.at[0] == '"' && !strchr(t.at, '\xff') && !strchr(t.at, '\x1b'));
     prog_out_free(&t);
+}
+
+// A scraper refuses two samples of one series.
+TEST(an_agent_with_the_name_other_is_counted_with_all_others)
+{
+    static const char series[] = "revdial_sessions{name=\"other\"}";
+    watch *w = watch_new();
+    watch_snapshot now;
+    prog_out out = {0};
+    REQUIRE(w != NULL);
+    watch_name(w, "other");
+    watch_name(w, "cam-1");
+    REQUIRE(watch_snapshot_open(w, &now));
+    prog_metrics_sessions(&out, now.counts, now.count);
+    const char *first = strstr(out.at, series);
+    CHECK(first && !strstr(first + 1, series));
+    CHECK(strstr(out.at, "revdial_sessions{name=\"cam-1\"}") != NULL);
+    watch_snapshot_close(&now);
+    prog_out_free(&out);
+    watch_free(w);
 }
 
 TEST(a_table_has_columns_and_no_control_characters)

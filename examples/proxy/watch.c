@@ -90,7 +90,9 @@ void watch_name(watch *w, const char *name)
 {
     pthread_mutex_lock(&w->writing);
     pthread_mutex_lock(&w->lock);
-    if (!watch_find(w, name) && w->count <= WATCH_NAMES && strlen(name) < WATCH_NAME_SIZE) {
+    // The label of all others is none that a name can have.
+    if (!watch_find(w, name) && w->count <= WATCH_NAMES && strlen(name) < WATCH_NAME_SIZE &&
+        strcmp(name, "other") != 0) {
         memcpy(w->names[w->count], name, strlen(name) + 1);
         w->counts[w->count].name = w->names[w->count];
         watch_relabel(w, w->count++);
