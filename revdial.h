@@ -3897,8 +3897,8 @@ static void rvd_pace_lump_learn(rvd_pace *p, uint32_t queue_us)
 }
 
 // We have drained our queue: is what is left a longer way, because a route has changed? A queue
-// that others keep is most of what stood before, and another one each time. Without this, FREE would
-// be for good: the queue in it is ours, and hides how long the way is.
+// that others keep is most of what stood before, and another one each time. Otherwise FREE would
+// never end: the queue in it is ours, and hides how long the way is.
 static int rvd_pace_is_way(rvd_pace *p, uint32_t trip_us)
 {
     uint32_t off_us = trip_us > p->way_us ? trip_us - p->way_us : p->way_us - trip_us;

@@ -93,7 +93,8 @@ static revdial_stream *client_stream(forward *f, revdial_dial_opts *opts, revdia
     revdial_stream *st = NULL;
     int is_over = 0;
     for (int i = 0; !st && !is_over; i++) {
-        revdial_session *s = revdial_agent_wait(f->agent, forward_left_ms(until_ms), i ? NULL : err);
+        revdial_session *s =
+            revdial_agent_wait(f->agent, forward_left_ms(until_ms), i ? NULL : err);
         if (!s) break;
         opts->timeout_ms = forward_left_ms(until_ms);
         if (opts->timeout_ms > 0) st = revdial_session_dial(s, opts, err);
