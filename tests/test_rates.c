@@ -83,14 +83,25 @@ static void flow_read(world *w, flow *f, int64_t now)
     f->written_us = 0;
 }
 
-static void world_move(world *w, int64_t now)
+static uint64_t world_got(const world *w)
 {
+    uint64_t sum = 0;
+    for (int i = 0; i < w->count; i++) sum += w->flows[i].got;
+    return sum;
+}
+
+// Returns whether there may be more to move at once.
+static int world_move(world *w, int64_t now)
+{
+    uint64_t before = 0;
     for (int round = 0; round < 4; round++) {
+        before = world_got(w);
         for (int i = 0; i < w->count; i++) flow_write(w, &w->flows[i], now);
         pair_pump(&w->p);
         for (int i = 0; i < w->count; i++) flow_read(w, &w->flows[i], now);
         pair_pump(&w->p);
     }
+    return world_got(w) > before;
 }
 
 // One tick of both at a time, and then the one that comes first, on a clock of milliseconds as the
@@ -107,7 +118,7 @@ static void world_run(world *w, int64_t ms)
             revdial_engine_tick(ends[i]->e, now);
             rig_drain(ends[i]);
         }
-        world_move(w, now);
+        if (world_move(w, now)) next = now + 1000;
         for (int i = 0; i < 2; i++) {
             int64_t at = revdial_engine_tick(ends[i]->e, now);
             rig_drain(ends[i]);
@@ -121,13 +132,6 @@ static void world_run(world *w, int64_t ms)
         now = next <= now ? now + 1000 : (next + 999) / 1000 * 1000;
         if (now > until) now = until;
     }
-}
-
-static uint64_t world_got(const world *w)
-{
-    uint64_t sum = 0;
-    for (int i = 0; i < w->count; i++) sum += w->flows[i].got;
-    return sum;
 }
 
 // got is 98 to 102 % of want.
