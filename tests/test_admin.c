@@ -8,15 +8,18 @@
 
 #include "test.h"
 
-// The addresses of many.test: two of this machine, and one that it does not have.
+// many.test has two addresses of this machine, one of them twice, and one that the machine does not
+// have; at far.test another such comes first. Who connects to many.test does not get as far as that.
 static int many_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                             struct addrinfo **found)
 {
-    static const char *const addresses[] = {"127.0.0.1", "192.0.2.1", "127.0.0.2"};
+    static const char *const addresses[] = {"203.0.113.1", "127.0.0.1", "127.0.0.1", "127.0.0.2",
+                                            "203.0.113.1"};
+    const size_t is_many = strcmp(host, "many.test") == 0;
     int r = 0;
-    if (strcmp(host, "many.test") != 0) return getaddrinfo(host, port, hints, found);
+    if (!is_many && strcmp(host, "far.test") != 0) return getaddrinfo(host, port, hints, found);
     *found = NULL;
-    for (size_t i = 0; r == 0 && i < sizeof addresses / sizeof *addresses; i++) {
+    for (size_t i = is_many; r == 0 && i < sizeof addresses / sizeof *addresses; i++) {
         struct addrinfo **end = found;
         while (*end) end = &(*end)->ai_next;
         r = getaddrinfo(addresses[i], port, hints, end);
@@ -441,7 +444,7 @@ TEST(a_host_name_is_listened_at_with_all_addresses_that_this_machine_has)
     CHECK_STR(text, at);
     prog_listener_text(&all[1], text, sizeof text);
     CHECK(strncmp(text, "127.0.0.2:", 10) == 0);
-    // What has connected to one of them does so to the name, whichever is left.
+    // What connects to the name finds the address that is left.
     prog_listener_close(&all[0]);
     int fd = prog_connect(name, &err);
     CHECK(fd >= 0);
@@ -450,6 +453,17 @@ TEST(a_host_name_is_listened_at_with_all_addresses_that_this_machine_has)
     CHECK_INT(prog_listener_open(more, name, 4, &err), -1);
     CHECK(strstr(err.msg, "in use") != NULL);
     prog_listener_close(&all[1]);
+}
+
+TEST(a_port_that_the_system_chooses_is_that_of_the_first_address_that_this_machine_has)
+{
+    prog_listener l[PROG_LISTENERS];
+    char text[PROG_LISTENER_SIZE];
+    revdial_err err = {0};
+    REQUIRE(prog_listener_open(l, "far.test:0", 4, &err) == 1);
+    prog_listener_text(&l[0], text, sizeof text);
+    CHECK(strncmp(text, "127.0.0.1:", 10) == 0);
+    prog_listener_close(&l[0]);
 }
 
 TEST(actions_that_are_refused_do_not_fill_the_log)

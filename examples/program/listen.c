@@ -44,9 +44,16 @@ static int prog_address_unix(prog_address *all, int max, const char *text, revdi
     return 1;
 }
 
+static int prog_address_is_new(const prog_address *all, int last)
+{
+    for (int i = 0; i < last; i++)
+        if (memcmp(&all[i].at, &all[last].at, sizeof all[last].at) == 0) return 0;
+    return 1;
+}
+
 // "127.0.0.1:9000", "[::1]:9000", "localhost:9000", "9000" on this machine, or "unix:PATH".
 //   max      that `all` has room for; 0: no name is looked up
-//   returns  how many addresses it has, or -1
+//   returns  how many addresses it has, each once, or -1
 static int prog_address_parse(prog_address *all, int max, const char *text, revdial_err *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *found, *next;
@@ -72,7 +79,8 @@ static int prog_address_parse(prog_address *all, int max, const char *text, revd
     for (next = found; next && count < max; next = next->ai_next) {
         memset(&all[count], 0, sizeof all[count]);
         memcpy(&all[count].at, next->ai_addr, next->ai_addrlen);
-        all[count++].len = next->ai_addrlen;
+        all[count].len = next->ai_addrlen;
+        count += prog_address_is_new(all, count);  // /etc/hosts may have a line twice
     }
     freeaddrinfo(found);
     return count;
@@ -155,8 +163,7 @@ int prog_listener_open(prog_listener all[PROG_LISTENERS], const char *address, i
     prog_address at[PROG_LISTENERS];
     int found = prog_address_parse(at, PROG_LISTENERS, address, err), count = 0, is_bad = 0;
     if (found < 0) return -1;
-    if (found > 1 && !prog_address_has_port(at)) found = 1;
-    for (int i = 0; i < found && !is_bad; i++) {
+    for (int i = 0; i < found && !is_bad && (!count || prog_address_has_port(at)); i++) {
         if (prog_listener_bind(&all[count], &at[i], backlog) == 0) {
             count++;
             continue;
