@@ -120,6 +120,7 @@ def serve_one(s, f, request):
         served["waiting"] += 1
     if request.path == "/later":
         served["later"].acquire()
+        served["waiting"] -= 1
     if request.path == "/refuse":
         answer(s, b"no\n", "413 Content Too Large", "Connection: close\r\n")
         return False
