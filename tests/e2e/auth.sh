@@ -405,10 +405,15 @@ connection_holds_up_no_end() {
     said full.out listening 10 || return
     address_of[endpoint]=127.0.0.1:$(sed 's/listening //' "$dir/full.out")
     url="auth-url = http://${address_of[endpoint]}/"
-    open_external 'auth-timeout = 9s' '[group a]' "$url" '[group b]' "$url"
+    open_external 'auth-timeout = 9s' '[group a]' "$url" '[group b]' "$url" ||
+        { address_of[endpoint]=$endpoint; return; }
     start agent "$build/revdial-agent" --server "http://$tunnel" --name slow \
         --target 127.0.0.1:9 --token-file "$dir/external"
-    until_true 10 connects_to "${address_of[endpoint]}" && stop proxy agent
+    if until_true 10 connects_to "${address_of[endpoint]}"; then
+        stop proxy agent
+    else
+        fail 'the proxy connects to no endpoint'
+    fi
     address_of[endpoint]=$endpoint
     end_now full
     [ -z "$why" ]
