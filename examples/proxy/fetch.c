@@ -123,7 +123,7 @@ static int connect_one(connection *c, const struct addrinfo *to)
     p.fd = c->fd = socket(to->ai_family, SOCK_STREAM, 0);
     if (c->fd < 0 || prog_nonblocking(c->fd) != 0) return failed(c, strerror(errno));
     if (connect(c->fd, to->ai_addr, to->ai_addrlen) == 0) return 0;
-    if (errno != EINPROGRESS) return failed(c, strerror(errno));
+    if (errno != EINPROGRESS && errno != EINTR) return failed(c, strerror(errno));
     while (poll(&p, 1, 0) == 0)
         if (wait_for(c, REVDIAL_WANT_WRITE) != 0) return -1;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
@@ -139,11 +139,12 @@ static int connect_any(connection *c, const route_host *at)
     struct addrinfo *all, *to;
     char port[16];
     int left = 0, r;
+    if (prog_stop) return failed(c, "the program stops");  // a look-up may take long
     snprintf(port, sizeof port, "%d", at->port);
     r = getaddrinfo(at->host, port, &hints, &all);
     if (r != 0) return failed(c, gai_strerror(r));
     for (to = all; to; to = to->ai_next) left++;
-    for (to = all, r = -1; to && r != 0; to = to->ai_next) {
+    for (to = all, r = -1; to && r != 0 && !prog_stop; to = to->ai_next) {
         int64_t now_ms = fetch_now_ms();
         c->until_ms = now_ms + (until_ms - now_ms) / left--;
         if (c->fd >= 0) close(c->fd);
