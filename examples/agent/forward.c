@@ -15,7 +15,7 @@ enum {
     FORWARD_BACKLOG = 1024,
     FORWARD_WAIT_MS = 10000,  // for a session
     FORWARD_DIAL_MS = 20000,  // for that and the target, on whatever session
-    FORWARD_PAUSE_MS = 100    // when there is no descriptor for a client that waits
+    FORWARD_PAUSE_MS = 100    // before a third dial, or when there is no descriptor for a client
 };
 
 // A client whose dial is not over.
@@ -93,6 +93,7 @@ static revdial_stream *client_stream(forward *f, revdial_dial_opts *opts, revdia
     revdial_stream *st = NULL;
     int is_over = 0;
     for (int i = 0; !st && !is_over; i++) {
+        if (i > 1) poll(NULL, 0, FORWARD_PAUSE_MS);  // a proxy may close each session at once
         revdial_session *s =
             revdial_agent_wait(f->agent, forward_left_ms(until_ms), i ? NULL : err);
         if (!s) break;
