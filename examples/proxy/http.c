@@ -477,8 +477,8 @@ static http_thread *http_thread_new(http_front *f)
     http_link_init(&t->again);
     t->now_ms = http_now_ms();
     t->ep = t->wake[0] = t->wake[1] = -1;
-    pthread_cond_init(&t->drained, NULL);
-    errno = pthread_mutex_init(&t->lock, NULL);
+    errno = pthread_cond_init(&t->drained, NULL);
+    if (errno == 0) errno = pthread_mutex_init(&t->lock, NULL);
     if (errno == 0 && http_events_open(t) == 0) {
         sigfillset(&all);  // signals are for the main thread
         pthread_sigmask(SIG_SETMASK, &all, &before);
