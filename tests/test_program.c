@@ -294,13 +294,16 @@ TEST(a_log_that_nobody_reads_holds_up_nobody_and_says_what_it_has_dropped)
     CHECK_INT(r.in_order, 1);
 }
 
-// The disk has room for that many bytes.
-static void limit_files(rlim_t bytes)
+// The disk has room for that many bytes. Returns for how many it had.
+static rlim_t limit_files(rlim_t bytes)
 {
     struct rlimit limit;
+    rlim_t before;
     CHECK_INT(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    before = limit.rlim_cur;
     limit.rlim_cur = bytes;
     CHECK_INT(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    return before;
 }
 
 TEST(lines_that_a_full_disk_does_not_take_are_counted_once_it_takes_others)
@@ -308,14 +311,15 @@ TEST(lines_that_a_full_disk_does_not_take_are_counted_once_it_takes_others)
     static const char said[] = " level=warn event=log.dropped dropped_count=4\nno\n";
     static prog_log log;
     char text[256] = "", *at;
+    rlim_t before;
     FILE *f = tmpfile();
     REQUIRE(f != NULL && signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
     prog_log_open(&log, REVDIAL_LOG_INFO, PROG_LOG_LOGFMT);
     log.fd = fileno(f);
-    limit_files(4);
+    before = limit_files(4);
     prog_log_deliver(&log, "ab\ncd\nef\n", 9);
     prog_log_deliver(&log, "gh\nij\n", 6);
-    limit_files(RLIM_INFINITY);
+    limit_files(before);
     prog_log_deliver(&log, "no\n", 3);
     prog_log_deliver(&log, "yes\n", 4);
     rewind(f);
