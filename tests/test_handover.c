@@ -548,15 +548,15 @@ NEW_WORLD_TEST(a_drain_waits_for_the_dial_of_a_client_that_was_taken_for_a_secon
 
 typedef struct waiting {
     world *w;
-    util_gate began;
+    util_gate waits;
     int got;
 } waiting;
 
 static void *waiting_run(void *ud)
 {
     waiting *wait = ud;
-    util_gate_add(&wait->began, 1);
-    wait->got = revdial_proxy_wait(wait->w->proxy, "cam-1", 2, -1);
+    util_waits = &wait->waits;
+    wait->got = revdial_proxy_wait(wait->w->proxy, "cam-1", 2, UTIL_WAIT_MS);
     return NULL;
 }
 
@@ -568,7 +568,7 @@ WORLD_TEST(whoever_waits_for_backends_is_told_that_the_proxy_drains)
     revdial_stream *st = world_dial(w, "echo", 0, NULL);
     REQUIRE(st != NULL);
     REQUIRE(pthread_create(&t, NULL, waiting_run, &wait) == 0);
-    CHECK(util_gate_wait(&wait.began, 1));
+    CHECK(util_gate_wait(&wait.waits, 1));
     draining_start(&d, w);
     pthread_join(t, NULL);
     CHECK_INT(wait.got, REVDIAL_EDRAINING);
