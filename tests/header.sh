@@ -118,7 +118,7 @@ steady() {
 }
 
 # c_compiler CC: of gcc's warnings some come from its optimiser, of clang's none. Both make code at
-# -O0, which is linked below; clang's -O2 makes that of the part clang of .ci/run.
+# -O0, which is linked below. That clang -O2 can make code of it, the part clang of .ci/run shows.
 c_compiler() {
     cc=$1
     stack=
@@ -130,7 +130,7 @@ c_compiler() {
     try "$cc -O0" $cc -std=c11 $warnings $stack -O0 -I. -pthread -c -o "$tmp/impl-O0.o" \
         "$tmp/impl.c"
     warnings="$warnings -Wno-misleading-indentation" # once is enough: gcc takes 1.4 s to look
-    for flags in "-O2 $stack" '-O2 -DNDEBUG' '-O1 -DREVDIAL_POLL' -Os \
+    for flags in "-O2${stack:+ $stack}" '-O2 -DNDEBUG' '-O1 -DREVDIAL_POLL' -Os \
         '-O0 -fshort-enums -funsigned-char -DREVDIAL_NO_PROXY'; do # U43
         try "$cc $flags" $cc -std=c11 $warnings $flags -I. -pthread $made "$tmp/impl.c"
     done

@@ -67,7 +67,7 @@ verdict names
 : >"$tmp/found"
 sections=$(sed -n 's,^// MARK: impl\.\([a-z0-9]*\).*,\1,p' "$header")
 if [ -z "$sections" ]; then echo "$header:1: no section impl.*" >"$tmp/found"; fi
-# What is declared above and defined below, compilers name without making code, if it is static.
+# Compilers name a static function that is used and not defined, without making code.
 for section in $sections; do
     slice=$tmp/upto_$section.h
     LC_ALL=C awk -v last="$section" -f "$here/slice.awk" "$header" >"$slice"
