@@ -159,7 +159,7 @@ RUN = REVDIAL_BUILD='$(BUILD)' CC='$(CC)' sh tests/run.sh
 	header asan tsan yields helgrind portable matrix systems yamuxspec interop interop-all \
 	tls tls-versions explore fuzz differential coverage mutate timing e2e hostile chaos soak \
 	bench bench-peers format man install install-headers uninstall package size clean help \
-	no-tls FORCE
+	no-tls look FORCE
 
 all: $(PROGRAMS) examples $(NO_TLS)
 
@@ -260,6 +260,11 @@ $(CHECKED): $(BUILD)/%: tests/%.c $(BUILD)/impl-checked.o $(HOLLOW) $(BUILD)/fla
 $(filter-out $(CHECKED),$(CORE:%=$(BUILD)/%)): $(BUILD)/%: tests/%.c $(BUILD)/impl-core.o \
 		$(HOLLOW) $(BUILD)/flags
 	$(call build,$(TEST_CFLAGS) -D_GNU_SOURCE $(LINKED))
+
+# The engine's suites as this compiler sees them, which makes no code of them.
+look: $(CORE:%=look-%)
+$(CORE:%=look-%): look-%: tests/%.c $(HOLLOW)
+	$(COMPILE) -D_GNU_SOURCE $(LINKED) -I. $(CPPFLAGS) -fsyntax-only $<
 
 # Changes when the flags do, so that everything is built again.
 $(BUILD)/flags: FORCE
@@ -385,8 +390,8 @@ soak: $(PROGRAMS)
 bench-peers:
 	@REVDIAL_BUILD='$(BUILD)' sh tests/bench/get_peers.sh
 
-# Each compiler has the threads wait in another way. ASAN_ONCE=1: each suite by one compiler only,
-# which builds and runs it in less time: gcc what is optimised, clang the rest.
+# Each compiler has the threads wait in another way. With ASAN_ONCE, whatever its value, each suite
+# is for one compiler, which builds and runs it in less time: gcc what is optimised, clang the rest.
 ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all
 WITH_PROGRAMS_OR_THREADS = $(notdir $(OUTSIDE) $(THREADED))
 WITH_POLL = $(notdir $(THREADED:=-poll))
