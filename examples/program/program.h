@@ -45,7 +45,7 @@ typedef struct prog_log {
     int is_running;  // the thread; else each thread writes its own lines
     pthread_t thread;
     unsigned lost;           // its own: lines that could not be written, since that was last said
-    int has_part;            // the last one was, in part
+    int has_part;            // of the last line only a part was written
     pthread_mutex_t lock;    // guards all below
     pthread_cond_t changed;  // the queue is no longer empty, or the thread is over
     char queue[PROG_QUEUE_SIZE];
@@ -236,7 +236,7 @@ enum { PROG_WATCH_MS = 1000 };
 
 typedef struct prog_watch {
     uint64_t taken;        // what the files in force looked like when they were last taken
-    uint64_t known, seen;  // and all; and last
+    uint64_t known, seen;  // all files: when they were last taken; when last looked at
     char *refused;         // the names of more, each with a NUL
     size_t refused_len;
 } prog_watch;

@@ -90,7 +90,7 @@ void watch_name(watch *w, const char *name)
 {
     pthread_mutex_lock(&w->writing);
     pthread_mutex_lock(&w->lock);
-    // The label of all others is none that a name can have.
+    // An agent called "other" would have the label of all others: it is counted with them.
     if (!watch_find(w, name) && w->count <= WATCH_NAMES && strlen(name) < WATCH_NAME_SIZE &&
         strcmp(name, "other") != 0) {
         memcpy(w->names[w->count], name, strlen(name) + 1);
