@@ -667,6 +667,27 @@ TEST(connections_within_this_machine_are_not_paced_by_bbr)
     close(fd);
 }
 
+// The same where there is no BBR, as far as it can be seen there.
+TEST(another_congestion_control_stays_and_is_that_of_what_its_listener_accepts)
+{
+    char name[16], at[32];
+    rvd_sys_addr here;
+    int port = 0, listener = raw_listen(1, &port), fds[2];
+    snprintf(at, sizeof at, "127.0.0.1:%d", port);
+    CHECK_INT(rvd_sys_addr_parse(at, 0, &here, NULL), 0);
+    other_congestion(name, sizeof name);
+    if (*name && strcmp(name, "bbr") != 0) {
+        CHECK_INT(rvd_sys_set_congestion(listener, name), 0);
+        rvd_sys_unpace(listener, &here);
+        CHECK(rvd_sys_has_congestion(listener, name));
+        fds[0] = raw_connect(at);
+        fds[1] = raw_accept(listener);
+        CHECK(rvd_sys_has_congestion(fds[1], name));
+        for (int i = 0; i < 2; i++) close(fds[i]);
+    }
+    close(listener);
+}
+
 TEST(a_congestion_control_that_the_system_does_not_have_is_refused_with_those_that_it_has)
 {
     revdial_proxy_config p = {.listen = "127.0.0.1:0", .common.congestion = "no-such"};
