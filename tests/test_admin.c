@@ -9,7 +9,7 @@
 #include "test.h"
 
 // many.test has two addresses of this machine, one of them twice, and one that the machine does not
-// have; at far.test another such comes first. Who connects to many.test does not get as far as that.
+// have: behind those, so that nobody sends anything there. At far.test one more such comes first.
 static int many_getaddrinfo(const char *host, const char *port, const struct addrinfo *hints,
                             struct addrinfo **found)
 {
