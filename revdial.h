@@ -1366,7 +1366,7 @@ typedef struct revdial_expose {
     // revdial_proxy_expose() only: the id of a port whose socket this one takes over, so that no
     // client is refused in between. That port is closed as by revdial_proxy_unexpose() without
     // flags, except that a client without a decision, or with a dial that runs, becomes this
-    // port's if `route`, `route_done` and `route_ud` are the same. 0 = none.
+    // port's if both have a `route`, and `route`, `route_done` and `route_ud` are the same. 0 = none.
     int64_t instead_of;
     // Most clients of the port at one time that are dialled for, connected, or taken by its route;
     // and most of them from one source, which is an IPv4 address or an IPv6 /64 (the clients of
@@ -20877,6 +20877,7 @@ static void rvd_owner_serve_locked(rvd_owner *o, revdial_session *s, revdial_str
 #define RVD_PROXY_NO_PORT "instead_of: no port has this id"
 #define RVD_PROXY_STOPS "expose: the proxy stops"
 #define RVD_PROXY_NOT_ALLOWED "not from an address in allow_from"
+#define RVD_PROXY_UNDECIDED "no decision after so many bytes"
 #define RVD_PROXY_SOURCES 1024  // lists of the sources of a port: short ones up to 10,000 clients
 #define RVD_PROXY_ROUTE_BYTES 16384       // a request's head; nginx and HAProxy take as much
 #define RVD_PROXY_ROUTE_BYTES_MAX 65536u  // what a relay takes over
@@ -20977,7 +20978,10 @@ typedef struct rvd_proxy_listener {
     enum rvd_proxy_listener_state state;
     rvd_base_link link;                 // in p->listeners, those for backends first
     char unlink[RVD_SYS_PATH_MAX + 1];  // of a unix socket, when we are done
-    struct rvd_proxy_listener *heir;    // has taken the socket over and has the same hooks, or NULL
+    // Has taken the socket over and has the same hooks. Dropped once nobody has to follow to it: a
+    // client with a relay keeps its own port, and must not keep all those that came after.
+    struct rvd_proxy_listener *heir;
+    int is_heir;                        // of a port that has not dropped it
     unsigned waiting;                   // clients on their way
     int is_full;                        // nothing is accepted before one of them is over
     unsigned unexpose_flags;
@@ -22511,6 +22515,19 @@ static void rvd_proxy_listener_unref(rvd_proxy_listener *l)
     if (atomic_fetch_sub(&l->refs, 1) == 1) rvd_loop_post(l->proxy->loops[0], &l->end);
 }
 
+// Loop 0, which alone frees ports. A port that is gone needs its heir as long as clients on their
+// way may follow: its own, or those of the port whose heir it is.
+static void rvd_proxy_heirs_drop_locked(rvd_proxy_listener *l)
+{
+    while (l->heir && l->state == RVD_PROXY_GONE && !l->waiting && !l->is_heir) {
+        rvd_proxy_listener *heir = l->heir;
+        l->heir = NULL;
+        heir->is_heir = 0;
+        rvd_proxy_listener_unref(heir);
+        l = heir;
+    }
+}
+
 // Removes the path of a unix socket, once.
 static void rvd_proxy_listener_unlink(rvd_proxy_listener *l)
 {
@@ -22557,7 +22574,6 @@ static void rvd_proxy_crowd_unref(rvd_proxy_listener *l)
 static void rvd_proxy_listener_free(rvd_proxy_listener *l)
 {
     rvd_proxy_listener_close(l);
-    if (l->heir) rvd_proxy_listener_unref(l->heir);
     rvd_proxy_crowd_unref(l);
     rvd_owner_free(&l->proxy->own, l, l->size);
 }
@@ -23665,6 +23681,7 @@ static void rvd_proxy_route_free(rvd_proxy_route *r)
     int was_full = l->is_full;
     l->waiting--;
     l->is_full = 0;
+    rvd_proxy_heirs_drop_locked(l);
     pthread_mutex_unlock(&o->lock);
     rvd_owner_free(o, r, r->size);
     if (was_full) rvd_loop_post(l->proxy->loops[0], &l->resume);
@@ -23813,8 +23830,20 @@ static rvd_proxy_listener *rvd_proxy_heir_locked(rvd_proxy_listener *l)
     return l;
 }
 
-// The client's port may be gone: then it is one of its heir's, if there is one. A plain one goes on
-// by itself.
+// What was dialled for is the heir's from now on. Where limits begin or end with that, the client
+// counts for none.
+static void rvd_proxy_client_follow_locked(rvd_proxy_client *c, rvd_proxy_listener *heir)
+{
+    rvd_proxy_listener *l = c->listener;
+    if (c->is_counted && l->crowd != heir->crowd) {
+        rvd_proxy_crowd_leave_locked(l->proxy, l->crowd, c->address);
+        c->is_counted = 0;
+    }
+    c->listener = rvd_proxy_listener_ref(heir);
+    rvd_proxy_listener_unref(l);
+}
+
+// The client's port may be gone: then it is one of its heir's, if there is one.
 static void rvd_proxy_route_follow(rvd_proxy_route *r)
 {
     rvd_proxy_listener *l = r->listener;
@@ -23824,6 +23853,8 @@ static void rvd_proxy_route_follow(rvd_proxy_route *r)
         l->waiting--;
         heir->waiting++;
         r->listener = rvd_proxy_listener_ref(heir);
+        if (r->client) rvd_proxy_client_follow_locked(r->client, heir);
+        rvd_proxy_heirs_drop_locked(l);
     }
     pthread_mutex_unlock(&l->proxy->own.lock);
     if (heir == l) return;
@@ -23954,7 +23985,7 @@ static int rvd_proxy_route_more(rvd_proxy_route *r, const revdial_route *q)
         return rvd_proxy_route_fail(r, REVDIAL_EREFUSED, 0,
                                     "the client finished before a decision");
     if (r->is_seen && r->got >= r->listener->expose.route_bytes_max)
-        return rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, "no decision after so many bytes");
+        return rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, RVD_PROXY_UNDECIDED);
     r->in.len = 0;
     if (!left) rvd_proxy_bytes_drop(o, &r->in, 0);
     if (rvd_proxy_bytes_add(o, &r->in, q->data + q->used, left) &&
@@ -24083,11 +24114,13 @@ static int rvd_proxy_route_input(rvd_proxy_route *r, const uint8_t *data, size_t
 static int rvd_proxy_route_read(rvd_proxy_route *r)
 {
     uint8_t *buf = r->listener->proxy->loops[0]->buf;  // the loop's, and it is not reading now
-    size_t have = r->in.len, room = r->listener->expose.route_bytes_max - r->got;
+    size_t have = r->in.len, most = r->listener->expose.route_bytes_max;
     if (have) memcpy(buf, r->in.at, have);
     if (have && !r->is_seen && !r->wants_header) return rvd_proxy_route_decide(r, buf, have);
+    if (!r->wants_header && r->got >= most)  // its port before took more
+        return rvd_proxy_route_fail(r, REVDIAL_ELIMIT, 0, RVD_PROXY_UNDECIDED);
     if (!(r->io.ready & RVD_LOOP_READ)) return 0;
-    if (r->wants_header) room = RVD_WIRE_PREAMBLE_MAX;
+    size_t room = r->wants_header ? RVD_WIRE_PREAMBLE_MAX : most - r->got;
     ptrdiff_t n = rvd_sys_read(r->io.fd, buf + have, room);
     if (n == -EAGAIN) {
         r->io.ready &= ~(unsigned)RVD_LOOP_READ;
@@ -24543,6 +24576,7 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
     int ends = (l->unexpose_flags & REVDIAL_END_CLIENTS) != 0;
     if (l->state == RVD_PROXY_GONE) {
         rvd_proxy_listener_free(l);
+        rvd_stream_work_end(&p->own.work);
         return;
     }
     rvd_proxy_listener_unwatch(l);
@@ -24555,6 +24589,9 @@ static void rvd_proxy_listener_on_end(rvd_loop_task *task)
     while (l->heir && !rvd_base_link_is_alone(&l->routed))
         rvd_proxy_route_follow(RVD_BASE_OWNER(l->routed.next, rvd_proxy_route, link));
     rvd_proxy_routes_end(l, RVD_PROXY_UNEXPOSED);
+    pthread_mutex_lock(&p->own.lock);
+    rvd_proxy_heirs_drop_locked(l);  // nobody may have been on the way
+    pthread_mutex_unlock(&p->own.lock);
     rvd_proxy_listener_unref(l);
 }
 
@@ -24572,6 +24609,7 @@ int revdial_proxy_unexpose(revdial_proxy *p, int64_t id, unsigned flags)
     }
     pthread_mutex_unlock(&p->own.lock);
     if (!l) return REVDIAL_EINVAL;
+    rvd_stream_work_begin(&p->own.work);  // until it is freed, which its loop has to do
     waits = !rvd_proxy_is_on_loop(p);
     rvd_proxy_listener_unlink(l);  // now, although its loop may need a moment
     if (rvd_loop_is_owner(p->loops[0])) {
@@ -25141,16 +25179,20 @@ static int rvd_proxy_listen_all(revdial_proxy *p, revdial_err *err)
 
 // The path of a unix socket is the successor's. Both hold the socket until the old port is closed.
 // Returns 0 if that has been closed meanwhile: then the socket is shut down, and our copy with it.
+// Another call may be about to close it, and it has one heir.
 static int rvd_proxy_listener_inherit_locked(rvd_proxy_listener *l)
 {
     rvd_proxy_listener *old = rvd_proxy_listener_find_locked(l->proxy, l->expose.instead_of, 0);
-    if (!old) return 0;
+    if (!old || old->heir) return 0;
     memcpy(l->unlink, old->unlink, sizeof l->unlink);
     old->unlink[0] = '\0';
     atomic_store(&old->is_shared, 1);
     const revdial_expose *x = &l->expose, *y = &old->expose;
-    if (x->route == y->route && x->route_done == y->route_done && x->route_ud == y->route_ud)
+    if (x->route && x->route == y->route && x->route_done == y->route_done &&
+        x->route_ud == y->route_ud) {
         old->heir = rvd_proxy_listener_ref(l);
+        l->is_heir = 1;
+    }
     if (!l->crowd || !old->crowd) return 1;
     rvd_owner_free(&l->proxy->own, l->crowd, sizeof *l->crowd);  // empty
     l->crowd = old->crowd;

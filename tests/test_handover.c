@@ -144,6 +144,121 @@ NEW_WORLD_TEST(clients_on_their_way_follow_their_port_to_its_heir_and_end_with_i
     }
 }
 
+// Counts the ports that there are, by the size of what is allocated.
+static void *counting_alloc(void *ud, void *ptr, size_t old_size, size_t size)
+{
+    enum { NEAR = 256 };  // with the texts of a port
+    atomic_int *ports = ud;
+    const size_t port = sizeof(rvd_proxy_listener);
+    if (!ptr && size >= port && size < port + NEAR) atomic_fetch_add(ports, 1);
+    if (ptr && !size && old_size >= port && old_size < port + NEAR) atomic_fetch_sub(ports, 1);
+    if (size) return realloc(ptr, size);
+    free(ptr);
+    return NULL;
+}
+
+NEW_WORLD_TEST(ports_that_a_client_of_the_first_one_outlives_are_freed)
+{
+    for (int has_route = 0; has_route < 2; has_route++) {
+        util_gate asked;
+        atomic_int ports = 0;
+        char at[80], buf[4];
+        revdial_expose x = {.listen = "127.0.0.1:0", .name = "cam-1"};
+        if (has_route) x = (revdial_expose){.listen = "127.0.0.1:0", .route = naming_route};
+        x.route_ud = &asked;
+        util_gate_init(&asked);
+        w->pcfg.common.alloc = counting_alloc;
+        w->pcfg.common.alloc_ud = &ports;
+        w->acfg.url = NULL;
+        REQUIRE(world_open(w));
+        int before = atomic_load(&ports);
+        x.instead_of = world_expose(w, &x, at);
+        CHECK_INT(atomic_load(&ports), before + 1);
+        int fd = raw_connect(at);
+        CHECK(raw_say(fd, "ping") && raw_read_all(fd, buf, 4));
+        for (int i = 0; i < 5; i++) x.instead_of = world_expose(w, &x, at);
+        UTIL_EVENTUALLY(atomic_load(&ports) == before + 2);  // the first and the last
+        CHECK(raw_say(fd, "pong") && raw_read_all(fd, buf, 4));
+        close(fd);
+        world_close(w);
+        CHECK_INT(atomic_load(&ports), 0);
+    }
+}
+
+static int endless_route(void *ud, revdial_route *r)
+{
+    (void)r;
+    util_gate_add(ud, 1);
+    return REVDIAL_ROUTE_MORE;
+}
+
+NEW_WORLD_TEST(a_client_that_has_sent_more_than_the_heir_of_its_port_takes_is_over)
+{
+    util_gate asked;
+    char at[80], sent[101] = "", byte;
+    size_t len;
+    revdial_expose x = {.listen = "127.0.0.1:0", .route = endless_route, .route_ud = &asked};
+    util_gate_init(&asked);
+    REQUIRE(world_open(w));
+    x.instead_of = world_expose(w, &x, at);
+    memset(sent, 'x', sizeof sent - 1);
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, sent) && util_gate_wait(&asked, 1));
+    x.route_bytes_max = 50;
+    world_expose(w, &x, at);
+    CHECK(raw_say(fd, "x"));
+    CHECK_INT(raw_drain(fd, &byte, 1, &len), -1);
+    CHECK_INT(asked.count, 1);
+    close(fd);
+}
+
+typedef struct followed {
+    util_gate over;
+    size_t expose;
+    int code;
+} followed;
+
+static void followed_on_client(void *ud, const revdial_client *client)
+{
+    followed *f = ud;
+    f->expose = client->expose;
+    f->code = client->why ? client->why->code : 0;
+    util_gate_add(&f->over, 1);
+}
+
+// One whose dial ran then: it counts for the limits of its port no longer.
+NEW_WORLD_TEST(a_client_that_has_followed_its_port_ends_with_the_heir_and_is_told_of_as_its)
+{
+    util_gate asked;
+    char at[80], buf[8];
+    size_t len;
+    followed f = {UTIL_GATE, 0, 0};
+    revdial_expose x = {.listen = "127.0.0.1:0", .route = naming_route, .route_ud = &asked};
+    util_gate_init(&asked);
+    w->pcfg.on_client = followed_on_client;
+    w->pcfg.on_session = NULL;
+    w->pcfg.ud = &f;
+    REQUIRE(world_open(w));
+    x.max_clients = 1;
+    x.instead_of = world_expose(w, &x, at);
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, "late") && util_gate_wait(&asked, 1));
+    UTIL_EVENTUALLY(dials_of(w) == 1);
+    x.max_clients = 0;
+    int64_t id = world_expose(w, &x, at);
+    revdial_agent_config cfg = w->acfg;
+    cfg.name = "cam-2";
+    revdial_agent *other = revdial_agent_start(&cfg, NULL);
+    CHECK(raw_read_all(fd, buf, 4) && memcmp(buf, "late", 4) == 0);
+    CHECK_INT(revdial_proxy_unexpose(w->proxy, id, REVDIAL_END_CLIENTS), 0);
+    CHECK_INT(raw_drain(fd, buf, sizeof buf, &len), -1);
+    CHECK(util_gate_wait(&f.over, 1));
+    CHECK_INT(f.expose, id - 1);
+    CHECK_INT(f.code, REVDIAL_ECLOSED);
+    close(fd);
+    revdial_agent_stop(other, 0);
+}
+
 static int say_and_close(void *ud, revdial_route *r)
 {
     struct linger how = {1, 0};
