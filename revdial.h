@@ -18031,6 +18031,15 @@ static void rvd_stream_rearm_locked(revdial_session *s, int64_t now_us)
     if (at >= 0 && (!s->armed_us || at < s->armed_us)) rvd_stream_kick_locked(s);
 }
 
+// Is there something to send? A transport that was full may hold what it has taken.
+static int rvd_stream_has_unsent_locked(revdial_session *s)
+{
+    struct iovec first;
+    int count = revdial_engine_output(s->engine, &first, 1);
+    revdial_engine_sent(s->engine, 0);  // none of it is on its way
+    return count > 0 || rvd_transport_holds(s->transport);
+}
+
 // Sends all that is queued, unless another thread is sending: it takes these frames along. What a
 // dead session has left to say is sent by the loop, once it has told the streams: a call that tried
 // until then would turn without a wait where sending fails.
@@ -18046,8 +18055,7 @@ static int rvd_stream_flush_locked(revdial_session *s)
         while (rounds < RVD_STREAM_ROUNDS && rvd_stream_send_locked(s, &released)) rounds++;
         rvd_stream_events_locked(s);
     } while (s->out.has_queued && !s->out.is_blocked && rounds < RVD_STREAM_ROUNDS);
-    if (rounds == RVD_STREAM_ROUNDS && revdial_engine_output(s->engine, &(struct iovec){0}, 1) > 0)
-        rvd_stream_kick_locked(s);
+    if (rounds == RVD_STREAM_ROUNDS && rvd_stream_has_unsent_locked(s)) rvd_stream_kick_locked(s);
     s->out.has_queued = s->out.is_busy = 0;
     // The last stream of a drain may have ended just now, and only the loop sets timers.
     if (s->state == RVD_STREAM_CLOSING ||
