@@ -1008,6 +1008,56 @@ TEST(a_slow_link_gets_short_records_which_are_tried_again_as_they_were)
     }
 }
 
+static size_t tape_do_pending(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+enum { FULL_PIECES = RVD_STREAM_IOV * 3 / 4, FULL_PIECE = 200 };
+
+// Its socket is full once it has what fits into a first write: each piece has a header.
+static ptrdiff_t full_do_write(void *ctx, const void *buf, size_t len)
+{
+    tape *t = ctx;
+    const size_t first = RVD_STREAM_IOV / 2 * (RVD_WIRE_HEADER + FULL_PIECE);
+    return t->len >= first ? REVDIAL_WANT_WRITE : tape_do_write(t, buf, len);
+}
+
+// A flush writes twice: as many vectors as one write may have, and the rest. No event is to come from a socket
+// that nobody has found full.
+WORLD_TEST(what_a_transport_holds_after_the_last_write_of_a_flush_is_left_to_the_loop)
+{
+    static uint8_t bytes[FULL_PIECES * FULL_PIECE];
+    static tape t;
+    util_held_loop held;
+    revdial_err err = {0};
+    revdial_stream *st = world_dial(w, "sink", 0, NULL);
+    REQUIRE(st != NULL);
+    revdial_session *s = st->session;
+    const revdial_transport hook = {.ctx = &t,
+                                    .do_write = full_do_write,
+                                    .do_close = tape_do_close,
+                                    .do_pending = tape_do_pending};
+    util_loop_hold(&held, s->loop);
+    rvd_stream_lock(s);
+    s->transport = rvd_transport_new(&s->heap, &hook, &err);
+    t.most = 1 << 20;
+    for (int i = 0; i < FULL_PIECES; i++)
+        CHECK_INT(revdial_engine_lend(s->engine, st->id, bytes + i * FULL_PIECE, FULL_PIECE),
+                  FULL_PIECE);
+    CHECK(!atomic_load(&s->kick.queued));
+    rvd_stream_flush_locked(s);
+    CHECK(rvd_transport_holds(s->transport) > 0);
+    CHECK_INT(revdial_engine_output(s->engine, &(struct iovec){0}, 1), 0);
+    CHECK(!s->out.is_blocked && atomic_load(&s->kick.queued));
+    rvd_transport_free(&s->heap, s->transport);
+    s->transport = NULL;
+    rvd_stream_unlock(s);
+    util_loop_let_go(&held);
+    revdial_close(st);
+}
+
 int main(int argc, char **argv)
 {
     return test_main(argc, argv);
