@@ -1030,12 +1030,13 @@ REVDIAL_API ptrdiff_t revdial_engine_recall(revdial_engine *e, uint32_t id);
 // supply and supplied are reserve and commit for payload that you keep, for example in a pipe.
 // revdial_engine_output() shows a vector without a base where its next bytes belong on the wire: in
 // the order of the calls, also when their stream has ended meanwhile.
-//   returns  bytes, 32 KiB at least; 0: not now or not here, and reserve says why
+//   returns  bytes, 32 KiB to `want`, a turn at most while other streams wait; 0: `want` is less,
+//            or not now or not here, and reserve says why
 REVDIAL_API size_t revdial_engine_supply(revdial_engine *e, uint32_t id, size_t want);
 REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n);
 
-// coming is revdial_engine_expected() for the stream whose frame has begun, if that frame is a long
-// one; *ud is the stream's, or NULL. You may read up to that many bytes from the connection
+// coming is revdial_engine_expected() for the stream whose frame has begun, if that frame is one of
+// 32 KiB or more; *ud is the stream's, or NULL. You may read up to that many bytes from the connection
 // yourself: take counts n of them as received. Deliver them before what peek shows. When n of them
 // have left you, taken gives their credit back. For example, into a pipe:
 //     n = revdial_engine_coming(e, &ud);  // your ud tells you which stream it is, and so its id
@@ -1204,8 +1205,9 @@ typedef struct revdial_common {
     // after 105 s; -1 = none.
     int tcp_keepalive_ms;
     // TCP congestion control of the sessions, e.g. "bbr" (Linux: TCP_CONGESTION). NULL = as the
-    // system has it; but where that is BBR, connections on loopback, those of clients and targets
-    // included, get CUBIC. Checked at the start: REVDIAL_EINVAL lists what the system offers.
+    // system has it; but where that is BBR, connections to a loopback address, and those that a
+    // listener on one accepts, get CUBIC if the system allows it. Checked at the start:
+    // REVDIAL_EINVAL lists what the system offers.
     const char *congestion;
     // Agent: for https:// and wss://. Proxy: for `listen`, except unix:. Must outlive the proxy or
     // agent. TLS handshakes get about 2 ms of each pass of an I/O thread, so that they do not hold
@@ -1366,7 +1368,7 @@ typedef struct revdial_expose {
     // revdial_proxy_expose() only: the id of a port whose socket this one takes over, so that no
     // client is refused in between. That port is closed as by revdial_proxy_unexpose() without
     // flags, except that a client without a decision, or with a dial that runs, becomes this
-    // port's if both have a `route`, and `route`, `route_done` and `route_ud` are the same. 0 = none.
+    // port's if both have a `route`, and `route_done` and `route_ud` are the same, too. 0 = none.
     int64_t instead_of;
     // Most clients of the port at one time that are dialled for, connected, or taken by its route;
     // and most of them from one source, which is an IPv4 address or an IPv6 /64 (the clients of
@@ -5343,9 +5345,11 @@ static uint32_t rvd_mux_preamble_input(rvd_mux *m, rvd_mux_stream *s, const uint
     const uint32_t n = rvd_base_min_u32(len, RVD_WIRE_PREAMBLE_MAX - had);
     ptrdiff_t whole = had ? 0 : rvd_wire_preamble_length(p, n);
     if (whole == 0 || whole > (ptrdiff_t)n || !rvd_mux_shows_at_once(m)) {
-        if (!rvd_mux_preamble_keep(m, s, p, n)) return n;
+        // What follows a whole one stays where it is.
+        const uint32_t keep = whole > 0 && whole < (ptrdiff_t)n ? (uint32_t)whole : n;
+        if (!rvd_mux_preamble_keep(m, s, p, keep)) return keep;
         p = s->preamble->data;
-        whole = rvd_wire_preamble_length(p, had + n);
+        whole = rvd_wire_preamble_length(p, had + keep);
     }
     if (whole < 0) {
         rvd_mux_provoked(m, s);
@@ -7382,13 +7386,14 @@ static uint32_t rvd_mux_supply(rvd_mux *m, rvd_mux_stream *s, size_t want)
     if (s->promise) rvd_mux_promise_keep(m, s);
     if (m->last_id != s->id || rvd_mux_has_waiters(m)) {
         want = rvd_mux_allowed(m, s, want);
-    } else {
-        s->turn_left = m->quantum;
-        s->wait = RVD_MUX_WAIT_NONE;
-        want = rvd_base_min(want, (size_t)(most - queued));
-        want = rvd_base_min(want, rvd_base_min_u32(s->send_credit, rvd_mux_pace_room(m)));
+        return want < RVD_MUX_LONG ? 0 : (uint32_t)want;
     }
-    return want < RVD_MUX_LONG ? 0 : (uint32_t)want;
+    want = rvd_base_min(want, (size_t)(most - queued));
+    want = rvd_base_min(want, rvd_base_min_u32(s->send_credit, rvd_mux_pace_room(m)));
+    if (want < RVD_MUX_LONG) return 0;
+    s->turn_left = m->quantum;
+    s->wait = RVD_MUX_WAIT_NONE;
+    return (uint32_t)want;
 }
 
 // Adds a data frame whose n bytes the application supplies. Returns 0 without memory.
@@ -7559,6 +7564,7 @@ static void rvd_mux_check(rvd_mux *m)
             REVDIAL_ASSERT((s->tell_bits == 0 && s->phase != RVD_MUX_HELD) ==
                            rvd_base_link_is_alone(&s->tell));
             REVDIAL_ASSERT(s->phase == RVD_MUX_OPEN || s->tx != RVD_MUX_TX_RESET);
+            REVDIAL_ASSERT(s->tx != RVD_MUX_TX_RESET || s->rx != RVD_MUX_RX_OPEN);
             REVDIAL_ASSERT(m->dead || !rvd_mux_is_settled(m, s));
             REVDIAL_ASSERT(!s->released || rvd_mux_is_unknown(s) || s->buffered == 0);
             REVDIAL_ASSERT(!s->share || !s->share->reserved || s->tx == RVD_MUX_TX_RESET ||

@@ -1024,8 +1024,8 @@ static ptrdiff_t full_do_write(void *ctx, const void *buf, size_t len)
     return t->len >= first ? REVDIAL_WANT_WRITE : tape_do_write(t, buf, len);
 }
 
-// A flush writes twice: as many vectors as one write may have, and the rest. No event is to come from a socket
-// that nobody has found full.
+// A flush writes twice: as many vectors as one write may have, and the rest. No event is to come
+// from a socket that nobody has found full.
 WORLD_TEST(what_a_transport_holds_after_the_last_write_of_a_flush_is_left_to_the_loop)
 {
     static uint8_t bytes[FULL_PIECES * FULL_PIECE];
