@@ -265,6 +265,12 @@ TEST(a_call_whose_send_fails_does_not_try_again_until_its_session_has_ended)
     for (s.nth = 1; s.nth < 120; s.nth++) sweep_one(&s, 0);
 }
 
+TEST(a_transfer_that_has_to_arrive_waits_until_both_ends_have_the_same_session)
+{
+    sweep s = {.way = SWEEP_TARGET, .is_broken = 1};
+    sweep_one(&s, 0);
+}
+
 TEST(short_reads_and_writes_and_signals_in_every_call_lose_nothing)
 {
     for (int way = 0; way < SWEEP_WAYS; way++) sweep_interrupted((enum sweep_way)way);

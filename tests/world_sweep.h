@@ -47,6 +47,7 @@ typedef struct sweep {
     enum sweep_how how;
     uint64_t seed;
     unsigned interrupts, shorts;  // each such call
+    int is_broken;                // the session is gone for the agent alone, after the transfers
     int has_ended, is_told;       // something, by the failure; a text says so
     char told[400];               // the first that was said, for a report
 } sweep;
@@ -234,12 +235,50 @@ static void *sweep_drain(void *arg)
     return NULL;
 }
 
+// The session's connection is gone for the agent. The proxy hears of it 50 ms later.
+static void sweep_break(void)
+{
+    tcp_links[AT_PROXY][AT_AGENT].delay_us = 50000;
+    in_addr_t agent = htonl(MACHINE_BASE + AT_AGENT);
+    for (tcp_conn *c = tcp_conns; c; c = c->next)
+        for (int i = 0; i < 2; i++)
+            if (c->link == &tcp_links[AT_PROXY][AT_AGENT] && c->e[i].own.sin_addr.s_addr == agent)
+                tcp_reset(&c->e[i]);
+}
+
+// Does the agent's link have the proxy's only session?
+static void *sweep_look(void *is_same)
+{
+    revdial_session *s = NULL;
+    revdial_session_info info = {0};
+    revdial_link_info link = {0};
+    size_t n = revdial_proxy_list(proxies[0].p, NULL, &s, 1);
+    if (s) revdial_session_get_info(s, &info);
+    if (s) revdial_session_unref(s);
+    revdial_agent_list_links(agents[0].a, &link, 1);
+    *(int *)is_same = n == 1 && link.state == REVDIAL_UP && link.session_id == info.id;
+    return NULL;
+}
+
+// Waits until both ends have the same session. A failure that one end has seen takes a while to
+// reach the other, which until then sends what its clients begin into a session that is gone.
+static void sweep_await_both(void)
+{
+    int64_t until = wd.clock.now_us + WORLD_UP_US;
+    for (int is_same = 0; !is_same && !wd.failed;) {
+        if (wd.clock.now_us > until) world_fail("proxy and agent have not the same session");
+        world_sleep_us(10000, "both ends of a session");  // who has just seen it acts on it
+        people_do_with(AT_PROXY, "look", sweep_look, &is_same);
+    }
+}
+
 // What the failure has ended is back, and a transfer arrives.
 static void sweep_heal(void)
 {
     if (sw.how == SWEEP_EVER && sw.error) return;
     fault.is_off = 1;
     world_await_agents();
+    sweep_await_both();
     world_probe();
     fault.is_off = sw.how == SWEEP_WHILE;
 }
@@ -274,6 +313,7 @@ static void *sweep_main(void *arg)
     }
     if (proxies[0].p) sweep_talks();
     sweep_check_told();
+    if (sw.is_broken) sweep_break();
     sweep_heal();
     if (proxies[0].p && !wd.failed) people_do(AT_PROXY, "drain", sweep_drain, 0);
     if (!sw.error) world_await_agents();
