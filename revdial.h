@@ -4233,6 +4233,8 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_LATE_ENDS 2u         // and when we reset one that is not closed yet: a FIN, an RST
 #define RVD_MUX_RTT_LEAST 1000       // below this wake-ups count, not the distance
+#define RVD_MUX_NEAR_US 500          // a peer with a round trip below this needs no
+#define RVD_MUX_NEAR_WINDOW 524288u  //   larger window
 #define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
 #define RVD_MUX_RTT_LOAD 32768u      // this many bytes during a ping may have queued before it
 #define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
@@ -5976,6 +5978,16 @@ static int64_t rvd_mux_window_trip(const rvd_mux *m)
     return rvd_mux_is_paced(m) && m->pace.trip_us > trip ? m->pace.trip_us : trip;
 }
 
+// What a window may grow to. On a short way, what is more than that stands in a queue of ours, in
+// front of all other streams, unless a rate keeps it short.
+static uint32_t rvd_mux_window_most(const rvd_mux *m)
+{
+    uint32_t most = m->cfg.limits.stream_window_max;
+    int is_near =
+        m->rtt_us && m->rtt_us < RVD_MUX_NEAR_US && rvd_mux_window_trip(m) < RVD_PACE_LATE_US;
+    return is_near ? rvd_base_min_u32(most, RVD_MUX_NEAR_WINDOW) : most;
+}
+
 // Windows grow by measured need: if half a window is consumed within four round trips, the window
 // is what limits the peer. They grow only by what the session has to spare. A window that does not
 // grow has the round trip measured, now and then.
@@ -5994,7 +6006,7 @@ static void rvd_mux_window_adapt(rvd_mux *m, rvd_mux_stream *s)
     } else if ((uint64_t)elapsed >= fourfold) {
         int is_old = (uint32_t)m->now_us - m->pace.ping_us >= RVD_MUX_PACE_ASK_US;
         if (rvd_mux_is_paced(m) && !m->pace.count && is_old) rvd_mux_pace_ping(m);
-    } else if (s->window <= l->stream_window_max / 2 &&
+    } else if (s->window <= rvd_mux_window_most(m) / 2 &&
                m->grown + s->window <= l->session_window / 2) {
         m->grown += s->window;
         s->window *= 2;

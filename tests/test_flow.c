@@ -795,6 +795,16 @@ TEST(the_window_grows_to_what_the_round_trip_needs_and_not_far_beyond)  // 43
     }
 }
 
+// The peer is in the same room: larger windows would only make a queue, as the processor is slower
+// than the way.
+TEST(the_window_of_a_near_peer_stays_small)
+{
+    rig *r = rig_with((revdial_limits){.keepalive_ms = 1000, .stream_window_max = 16u << 20});
+    REQUIRE(r != NULL);
+    script_run(r, ".tick=0 .open Wm1+ACK .silent");
+    CHECK_INT(window_of(r, rig_id(r, 0, 1), (path){0, 4 << 20}, 40, 1), RVD_MUX_NEAR_WINDOW);
+}
+
 // A round trip of 10 ms becomes one of 300 ms. If the peer controls its queue, that is somebody
 // else's, which nothing of ours makes shorter.
 TEST(the_window_grows_with_a_queue_that_is_not_the_peers)
