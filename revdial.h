@@ -16882,7 +16882,6 @@ typedef struct rvd_stream_look {
 // Threads that were woken under the lock, and go on once it is released.
 typedef struct rvd_stream_wakeups {
     rvd_stream_waiter *first, **last;
-    rvd_loop_task **starts;  // while a thread acts on what it has read: what it runs then, or NULL
     // Loop thread only: readers that got a piece of a burst may get more of it before they go on.
     rvd_stream_waiter *held;
     int holds;
@@ -16969,6 +16968,9 @@ struct revdial_session {
     rvd_base_link kicked[2];  // sinks to run: by the thread that handles events, by the loop
     rvd_reader reader;
     rvd_stream_wakeups wakeups;
+    // While a thread acts on what it has read: where the task goes that it runs then. NULL: the
+    // loop runs it.
+    rvd_loop_task **after_read;
     atomic_uint stream_count;  // written under the lock, read without it to pick a session
     atomic_int is_silent;      // a ping was not answered in time; as state
 };
@@ -17915,8 +17917,8 @@ static void rvd_stream_sinks_locked(rvd_base_link *kicked)
 // to other threads.
 static void rvd_stream_after_read_locked(revdial_session *s, rvd_loop_task *task)
 {
-    if (s->wakeups.starts && !*s->wakeups.starts)
-        *s->wakeups.starts = task;
+    if (s->after_read && !*s->after_read)
+        *s->after_read = task;
     else
         rvd_loop_post(s->loop, task);
 }
@@ -18743,9 +18745,9 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
                                          int64_t now_us)
 {
     size_t own = n > 0 ? rvd_base_min((size_t)n, iov[0].iov_len) : 0;
-    rvd_loop_task *starts = NULL;
+    rvd_loop_task *task = NULL;
     revdial_err err;
-    s->wakeups.starts = &starts;
+    s->after_read = &task;
     if (n > 0) {
         rvd_stream_feed_locked(s, iov[0].iov_base, own, now_us);
         rvd_stream_feed_locked(s, iov[1].iov_base, (size_t)n - own, now_us);
@@ -18756,10 +18758,10 @@ static void rvd_stream_drive_read_locked(revdial_session *s, const struct iovec 
         rvd_sys_fail(&err, REVDIAL_ELOST, (int)-n, NULL, "receiving from the peer failed");
         rvd_stream_broken_locked(s, &err);
     }
-    s->wakeups.starts = NULL;
-    if (!starts) return;
+    s->after_read = NULL;
+    if (!task) return;
     rvd_stream_unlock(s);
-    starts->run(starts);
+    task->run(task);
     rvd_stream_lock(s);
 }
 
