@@ -3582,7 +3582,8 @@ typedef struct rvd_pace {
     uint32_t way_us, way_times;   // what DRAIN has left, and how often in a row
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t lump_us;             // pauses between lumps of bytes: the usual one,
-    uint32_t pause_us, held_us;   //   the longest of this round, and perhaps the last
+    uint32_t pause_us;            //   the longest of this round,
+    uint32_t open_pause_us;       //   and the last one, while nothing has come at once behind it
     uint32_t rates[RVD_PACE_ROUNDS], round;
     uint32_t free_queue_us, free_rate;  // FREE: the usual queue and rate
     uint32_t free_us;        // how long it lasts
@@ -3681,7 +3682,8 @@ static uint32_t rvd_pace_slack(const rvd_pace *p, uint32_t rate)
     us += rvd_base_min_u32(RVD_PACE_PACKET * 1000 / (rate / 1000 + 1), 20000);
     if (p->link_us) us += p->min_us;  // a lost packet holds up what comes behind it for as long
     us += p->min_us / 64 + rvd_base_min_u32(noise, p->min_us / 3);
-    return us > p->lump_us / 8 * 9 ? us : p->lump_us / 8 * 9;
+    uint32_t lump_us = p->lump_us / 8 * 9;  // the usual one is a mean: others are longer
+    return us > lump_us ? us : lump_us;
 }
 
 // Has a ping met a queue that is neither wanted nor noise? In DRAIN none is wanted.
@@ -3916,6 +3918,16 @@ static int rvd_pace_is_way(rvd_pace *p, uint32_t trip_us)
     return 1;
 }
 
+static void rvd_pace_drain_judge(rvd_pace *p, uint32_t trip_us)
+{
+    int is_long = rvd_pace_is_long(p, trip_us);
+    if (!is_long) p->way_times = 0;  // what others had left has gone
+    if (is_long && !rvd_pace_is_way(p, trip_us))
+        rvd_pace_free(p, trip_us - p->min_us);
+    else
+        rvd_pace_hold(p, rvd_pace_rate(p));
+}
+
 static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
 {
     uint32_t least = rvd_pace_least(p), queue = least - p->min_us, noise = 0;
@@ -3929,12 +3941,7 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
     case RVD_PACE_HOLD:
         if (p->samples) rvd_pace_hold_judge(p, queue, queue + noise);
         break;
-    case RVD_PACE_DRAIN:
-        if (rvd_pace_is_long(p, least) && !rvd_pace_is_way(p, least))
-            rvd_pace_free(p, queue);
-        else
-            rvd_pace_hold(p, rvd_pace_rate(p));
-        break;
+    case RVD_PACE_DRAIN: rvd_pace_drain_judge(p, least); break;
     case RVD_PACE_FREE: rvd_pace_free_judge(p, queue); break;
     case RVD_PACE_NEAR: break;
     }
@@ -4005,21 +4012,25 @@ static int rvd_pace_is_behind_cap(const rvd_pace *p, const rvd_pace_ping *g)
 // pause that is longer than its bytes take, more come at once. (What comes after another session's
 // turn at the link comes at the link's rate.) Round trips are longer by this, and less on its way
 // would not make them shorter, but leave the link idle meanwhile.
-static void rvd_pace_pause(rvd_pace *p)
+static void rvd_pace_pause_learn(rvd_pace *p)
 {
     uint64_t own_us =
         p->min_us / 32 + (uint64_t)p->gap_bytes * 1000000 / (p->last_rate + UINT64_C(1));
     if (p->gap_us >= own_us / 4)
-        p->held_us = p->gap_us > 2 * own_us ? p->gap_us : 0;
-    else if (p->held_us > p->pause_us)
-        p->pause_us = p->held_us;
+        p->open_pause_us = p->gap_us > 2 * own_us ? p->gap_us : 0;
+    else if (p->open_pause_us > p->pause_us)
+        p->pause_us = p->open_pause_us;
 }
 
 static void rvd_pace_sample(rvd_pace *p, const rvd_pace_ping *g, uint32_t trip_us, uint32_t added)
 {
     int is_over = (int32_t)(g->since - p->round_mark) >= 0;
-    if ((int32_t)(g->mark - p->round_mark) <= 0) return;
-    if (p->is_full) rvd_pace_pause(p);
+    int is_of_round = (int32_t)(g->mark - p->round_mark) > 0;
+    if (is_of_round && p->is_full)
+        rvd_pace_pause_learn(p);
+    else
+        p->open_pause_us = 0;  // what comes next is not what came at once behind it
+    if (!is_of_round) return;
     if (p->state != RVD_PACE_HOLD) {
         rvd_pace_note(p, trip_us);
         is_over |= p->state == RVD_PACE_DRAIN &&

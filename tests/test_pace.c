@@ -1071,6 +1071,21 @@ TEST(a_longer_way_is_learnt_as_it_is_and_not_from_an_old_queue)
     CHECK_INT(p.min_us, 200000);  // and a still longer one after it
 }
 
+TEST(a_longer_way_is_what_drains_leave_in_a_row)
+{
+    for (int is_empty_between = 0; is_empty_between < 2; is_empty_between++) {
+        rvd_pace p = pace_at(RVD_PACE_DRAIN, 1250000, 40000);
+        for (int i = 0; i < RVD_PACE_WAY + is_empty_between; i++) {
+            p.state = RVD_PACE_DRAIN;
+            p.free_queue_us = 400000;
+            p.samples = 1;
+            p.least_us = is_empty_between && i == 1 ? 40000 : 80000;
+            rvd_pace_round_end(&p, 0);
+        }
+        CHECK_INT(p.min_us, is_empty_between ? 40000 : 80000);
+    }
+}
+
 TEST(keystrokes_are_not_pinged)
 {
     rvd_pace p;
