@@ -1036,9 +1036,9 @@ REVDIAL_API size_t revdial_engine_supply(revdial_engine *e, uint32_t id, size_t 
 REVDIAL_API void revdial_engine_supplied(revdial_engine *e, uint32_t id, size_t n);
 
 // coming is revdial_engine_expected() for the stream whose frame has begun, if that frame is one of
-// 32 KiB or more; *ud is the stream's, or NULL. You may read up to that many bytes from the connection
-// yourself: take counts n of them as received. Deliver them before what peek shows. When n of them
-// have left you, taken gives their credit back. For example, into a pipe:
+// 32 KiB or more; *ud is the stream's, or NULL. You may read up to that many bytes from the
+// connection yourself: take counts n of them as received. Deliver them before what peek shows. When
+// n of them have left you, taken gives their credit back. For example, into a pipe:
 //     n = revdial_engine_coming(e, &ud);  // your ud tells you which stream it is, and so its id
 //     got = n ? splice(sock, NULL, pipe[1], NULL, n, SPLICE_F_NONBLOCK) : 0;
 //     if (got > 0) {

@@ -185,33 +185,6 @@ NEW_WORLD_TEST(ports_that_a_client_of_the_first_one_outlives_are_freed)
     }
 }
 
-static int endless_route(void *ud, revdial_route *r)
-{
-    (void)r;
-    util_gate_add(ud, 1);
-    return REVDIAL_ROUTE_MORE;
-}
-
-NEW_WORLD_TEST(a_client_that_has_sent_more_than_the_heir_of_its_port_takes_is_over)
-{
-    util_gate asked;
-    char at[80], sent[101] = "", byte;
-    size_t len;
-    revdial_expose x = {.listen = "127.0.0.1:0", .route = endless_route, .route_ud = &asked};
-    util_gate_init(&asked);
-    REQUIRE(world_open(w));
-    x.instead_of = world_expose(w, &x, at);
-    memset(sent, 'x', sizeof sent - 1);
-    int fd = raw_connect(at);
-    CHECK(raw_say(fd, sent) && util_gate_wait(&asked, 1));
-    x.route_bytes_max = 50;
-    world_expose(w, &x, at);
-    CHECK(raw_say(fd, "x"));
-    CHECK_INT(raw_drain(fd, &byte, 1, &len), -1);
-    CHECK_INT(asked.count, 1);
-    close(fd);
-}
-
 typedef struct followed {
     util_gate over;
     size_t expose;
@@ -224,6 +197,37 @@ static void followed_on_client(void *ud, const revdial_client *client)
     f->expose = client->expose;
     f->code = client->why ? client->why->code : 0;
     util_gate_add(&f->over, 1);
+}
+
+static int endless_route(void *ud, revdial_route *r)
+{
+    (void)r;
+    util_gate_add(ud, 1);
+    return REVDIAL_ROUTE_MORE;
+}
+
+NEW_WORLD_TEST(a_client_that_has_sent_more_than_the_heir_of_its_port_takes_is_over)
+{
+    util_gate asked;
+    char at[80], sent[101] = "";
+    followed f = {UTIL_GATE, 0, 0};
+    revdial_expose x = {.listen = "127.0.0.1:0", .route = endless_route, .route_ud = &asked};
+    util_gate_init(&asked);
+    w->pcfg.on_client = followed_on_client;
+    w->pcfg.on_session = NULL;
+    w->pcfg.ud = &f;
+    REQUIRE(world_open(w));
+    x.instead_of = world_expose(w, &x, at);
+    memset(sent, 'x', sizeof sent - 1);
+    int fd = raw_connect(at);
+    CHECK(raw_say(fd, sent) && util_gate_wait(&asked, 1));
+    x.route_bytes_max = 50;
+    world_expose(w, &x, at);
+    raw_say(fd, "x");  // it may be over before
+    CHECK(util_gate_wait(&f.over, 1));
+    CHECK_INT(f.code, REVDIAL_ELIMIT);
+    CHECK_INT(asked.count, 1);
+    close(fd);
 }
 
 // One whose dial ran then: it counts for the limits of its port no longer.
