@@ -19,7 +19,6 @@
     X(STREAM_REFUSED, "stream.refused", "") \
     X(ACCEPT_PAUSED, "accept.paused", "") \
     X(CLIENT_REFUSED, "client.refused", "") \
-    X(NEXT_ADDRESS, "link.next_address", "") \
     X(LINK_STOPPED, "link.stopped", "") \
     X(AGENT_DRAINING, "session.draining", "peer=") \
     X(PROXY_DRAINING, "session.draining", "server=") \
