@@ -3522,7 +3522,6 @@ static inline ptrdiff_t rvd_wire_header_get(const uint8_t *p, size_t len, rvd_wi
 #define RVD_PACE_OLD_US 10000000    // a least round trip of this age is forgotten,
 #define RVD_PACE_LOST_US 60000000   //   or of this, while somebody else's queue stands;
 #define RVD_PACE_STALE_US 5000000   //   and at half of it the queue is drained to measure it again
-#define RVD_PACE_WAY 3              // times that DRAIN leaves the same round trip: it is the way's
 #define RVD_PACE_SETTLE_US 1000000  // somebody else's queue is left alone for twice this,
 #define RVD_PACE_FREE_US 16000000   //   then up to this
 #define RVD_PACE_LUMP_US 20000      // longest pause that the wanted queue is to outlast
@@ -3579,7 +3578,6 @@ typedef struct rvd_pace {
     uint32_t trip_us;             // the last round trip
     uint32_t link_us;             // that of TCP itself, see revdial_engine_set_trip(); or 0
     uint32_t min_us, next_us;     // the least one; the least since min_at
-    uint32_t way_us, way_times;   // what DRAIN has left, and how often in a row
     uint32_t noise_us;            // how far round trips are above the least of their round
     uint32_t lump_us;             // pauses between lumps of bytes: the usual one,
     uint32_t pause_us;            //   the longest of this round,
@@ -3900,34 +3898,6 @@ static void rvd_pace_lump_learn(rvd_pace *p, uint32_t queue_us)
     p->lump_us = (3 * p->lump_us + us) / 4;
 }
 
-// We have drained our queue: is what is left a longer way, because a route has changed? A queue
-// that others keep is most of what stood before, and another one each time. Otherwise FREE would
-// never end: the queue in it is ours, and hides how long the way is.
-static int rvd_pace_is_way(rvd_pace *p, uint32_t trip_us)
-{
-    uint32_t off_us = trip_us > p->way_us ? trip_us - p->way_us : p->way_us - trip_us;
-    int is_same = off_us <= p->min_us / 16 + rvd_pace_slack(p, rvd_pace_rate(p)) / 2;
-    is_same &= trip_us - p->min_us <= p->free_queue_us / 4;
-    p->way_times = is_same ? p->way_times + 1 : 1;
-    p->way_us = is_same ? rvd_base_min_u32(p->way_us, trip_us) : trip_us;
-    if (p->way_times < RVD_PACE_WAY) return 0;
-    p->way_times = 0;
-    p->min_us = p->way_us;
-    p->next_us = 0;
-    p->min_at = p->now_us;
-    return 1;
-}
-
-static void rvd_pace_drain_judge(rvd_pace *p, uint32_t trip_us)
-{
-    int is_long = rvd_pace_is_long(p, trip_us);
-    if (!is_long) p->way_times = 0;  // what others had left has gone
-    if (is_long && !rvd_pace_is_way(p, trip_us))
-        rvd_pace_free(p, trip_us - p->min_us);
-    else
-        rvd_pace_hold(p, rvd_pace_rate(p));
-}
-
 static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
 {
     uint32_t least = rvd_pace_least(p), queue = least - p->min_us, noise = 0;
@@ -3941,7 +3911,12 @@ static void rvd_pace_round_end(rvd_pace *p, uint32_t added)
     case RVD_PACE_HOLD:
         if (p->samples) rvd_pace_hold_judge(p, queue, queue + noise);
         break;
-    case RVD_PACE_DRAIN: rvd_pace_drain_judge(p, least); break;
+    case RVD_PACE_DRAIN:
+        if (rvd_pace_is_long(p, least))
+            rvd_pace_free(p, queue);
+        else
+            rvd_pace_hold(p, rvd_pace_rate(p));
+        break;
     case RVD_PACE_FREE: rvd_pace_free_judge(p, queue); break;
     case RVD_PACE_NEAR: break;
     }

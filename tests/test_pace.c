@@ -126,34 +126,6 @@ TEST(a_rate_that_drops_to_a_tenth_or_grows_tenfold_is_followed)
     }
 }
 
-// A modem in another cell, a tunnel that goes another way: what the way takes longer is no queue.
-TEST(a_route_that_becomes_longer_or_shorter_is_learnt)
-{
-    uint64_t n = test_share(400), unlearnt = 0;
-    double sum = 0;
-    test_rng rng = test_rng_seeded(7);
-    for (uint64_t i = 0; i < n; i++) {
-        double mbit = (double)(5 + test_below(&rng, 95)),
-               trip = (double)(20 + test_below(&rng, 60));
-        double factor = i % 4 ? 1.4 + (double)test_below(&rng, 12) / 10 : 0.5;
-        terms link = {mbit, trip, mbit * trip / 2 + 200};  // at least four of its round trips
-        pace_link *l = link_new(&link, i);
-        pace_flow *f = pace_link_add(l, PACE_SESSION, 0);
-        double used, late;
-        pace_link_run(l, 5 * SECOND);
-        l->delay_us = (int64_t)((double)l->delay_us * factor);
-        used = share(l, f, 35 * SECOND, 45 * SECOND);
-        late = pace_trip_ms(f, 35 * SECOND, 45 * SECOND, 0.99);
-        unlearnt += late > 1.4 * factor * trip + 30;
-        sum += used;
-        link_free(l);
-    }
-    // Where the longer way would be a large part of the queue, it is taken for somebody else's.
-    if (unlearnt > n / 2 || sum / (double)n < 0.9)
-        test_fail(__FILE__, __LINE__, "%d of %d have a queue, %.2f used", (int)unlearnt, (int)n,
-                  sum / (double)n);
-}
-
 TEST(beside_a_tcp_connection_a_session_does_not_starve)
 {
     static const terms link = {20, 40, 500};
@@ -1069,21 +1041,6 @@ TEST(a_longer_way_is_learnt_as_it_is_and_not_from_an_old_queue)
     CHECK_INT(p.min_us, 100000);
     for (; i < 140; i++) rvd_pace_trip(&p, 200000, i * (int64_t)SECOND);
     CHECK_INT(p.min_us, 200000);  // and a still longer one after it
-}
-
-TEST(a_longer_way_is_what_drains_leave_in_a_row)
-{
-    for (int is_empty_between = 0; is_empty_between < 2; is_empty_between++) {
-        rvd_pace p = pace_at(RVD_PACE_DRAIN, 1250000, 40000);
-        for (int i = 0; i < RVD_PACE_WAY + is_empty_between; i++) {
-            p.state = RVD_PACE_DRAIN;
-            p.free_queue_us = 400000;
-            p.samples = 1;
-            p.least_us = is_empty_between && i == 1 ? 40000 : 80000;
-            rvd_pace_round_end(&p, 0);
-        }
-        CHECK_INT(p.min_us, is_empty_between ? 40000 : 80000);
-    }
 }
 
 TEST(keystrokes_are_not_pinged)
