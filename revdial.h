@@ -4219,8 +4219,8 @@ static void rvd_pace_tick(rvd_pace *p, int64_t now_us)
 #define RVD_MUX_LATE_FRAMES 8u       // in flight when a stream ends: an ACK, a FIN, some credit
 #define RVD_MUX_LATE_ENDS 2u         // and when we reset one that is not closed yet: a FIN, an RST
 #define RVD_MUX_RTT_LEAST 1000       // below this wake-ups count, not the distance
-#define RVD_MUX_NEAR_US 500          // a peer with a round trip below this needs no
-#define RVD_MUX_NEAR_WINDOW 524288u  //   larger window
+#define RVD_MUX_NEAR_US 500          // with a round trip below this a stream needs no window
+#define RVD_MUX_NEAR_WINDOW 524288u  //   larger than this
 #define RVD_MUX_RTT_SAMPLES 8u       // the window of the minimum
 #define RVD_MUX_RTT_LOAD 32768u      // this many bytes during a ping may have queued before it
 #define RVD_MUX_CREDIT_STEP 256u     // smallest steps in which a peer may return credit
@@ -5964,8 +5964,8 @@ static int64_t rvd_mux_window_trip(const rvd_mux *m)
     return rvd_mux_is_paced(m) && m->pace.trip_us > trip ? m->pace.trip_us : trip;
 }
 
-// What a window may grow to. On a short way, what is more than that stands in a queue of ours, in
-// front of all other streams, unless a rate keeps it short.
+// What a window may grow to. Where the round trip is short, a larger window only fills a queue of
+// ours, in front of all other streams. If pings take long now, the peer is no longer that near.
 static uint32_t rvd_mux_window_most(const rvd_mux *m)
 {
     uint32_t most = m->cfg.limits.stream_window_max;
